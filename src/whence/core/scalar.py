@@ -1,0 +1,121 @@
+"""ScalarFn: what every method explains, one scalar per image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+from torch import Tensor, nn
+
+from whence.core.target import Custom, Target
+from whence.core.types import Images, Logits, Scalars
+from whence.errors import ModeError, ShapeError
+
+__all__ = ["ModelScalar", "ScalarFn", "check_images", "check_logits", "check_mode", "logits_of"]
+
+
+@runtime_checkable
+class ScalarFn(Protocol):
+    """A function of images that returns one scalar per image.
+
+    Rows never interact: ``f(images)[i]`` depends on ``images[i]`` alone, so that the gradient of
+    ``f(images).sum()`` holds every image's own gradient.
+    """
+
+    def __call__(self, images: Images) -> Scalars:
+        """Return one scalar per image."""
+        ...
+
+    def at(self, rows: Tensor) -> "ScalarFn":
+        """Return the function of these rows of the batch (repeats allowed).
+
+        ``f.at(rows)(images[rows])`` equals ``f(images)[rows]``.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ModelScalar:
+    """A model and a target make a ScalarFn.
+
+    ``model`` is any callable from images ``(b, c, h, w)`` to logits ``(b, k)``: an
+    ``nn.Module`` in eval mode, or a :class:`whence.network.Network`, which activation-map and
+    relevance methods need.
+    """
+
+    model: Callable[[Tensor], Any]
+    target: Target
+
+    def __post_init__(self) -> None:
+        """Refuse a model in train mode."""
+        if isinstance(self.model, nn.Module):
+            check_mode(self.model)
+
+    def __call__(self, images: Images) -> Scalars:
+        """Return the target of the model's logits."""
+        return self.target(check_logits(logits_of(self.model(images)), len(images)))
+
+    def at(self, rows: Tensor) -> "ModelScalar":
+        """Return the same function for these rows of the batch."""
+        target = self.target if isinstance(self.target, Custom) else self.target.at(rows)
+        return ModelScalar(self.model, target)
+
+
+def logits_of(output: Any) -> Any:  # noqa: ANN401 - a user's model may return anything
+    """Return the logits in what a model returned: itself, ``.logits``, or a first element."""
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, dict) and "logits" in output:
+        return output["logits"]
+    if isinstance(output, (tuple, list)) and output:
+        return logits_of(output[0])
+    return output
+
+
+def check_logits(logits: Any, count: int) -> Logits:  # noqa: ANN401 - the check is the point
+    """Return ``logits`` if it is one row of scores per image."""
+    if not isinstance(logits, Tensor):
+        msg = (
+            f"The model must return logits as a tensor (or an object with .logits); "
+            f"it returned {type(logits).__name__}."
+        )
+        raise ShapeError(msg)
+    if logits.ndim != 2 or len(logits) != count:  # noqa: PLR2004 - images and classes
+        msg = (
+            f"The model must return logits of shape ({count}, classes), one row per image; "
+            f"it returned {tuple(logits.shape)}."
+        )
+        raise ShapeError(msg)
+    return logits
+
+
+def check_images(images: Any) -> Images:  # noqa: ANN401 - the check is the point
+    """Return ``images`` if they are a floating-point batch ``(b, c, h, w)``."""
+    if not isinstance(images, Tensor):
+        msg = f"Images must be a tensor of shape (b, c, h, w); got {type(images).__name__}."
+        raise ShapeError(msg)
+    if images.ndim != 4 or not len(images):  # noqa: PLR2004 - the four axes of a batch
+        hint = " Add the batch axis with images[None]." if images.ndim == 3 else ""  # noqa: PLR2004
+        msg = f"Images must have shape (b, c, h, w); got {tuple(images.shape)}.{hint}"
+        raise ShapeError(msg)
+    if not images.is_floating_point():
+        msg = (
+            f"Images must be floating point, preprocessed as the model needs; got {images.dtype}. "
+            f"Convert with images.float() / 255 and normalise."
+        )
+        raise ShapeError(msg)
+    return images
+
+
+def check_mode(model: nn.Module) -> None:
+    """Refuse a model of which any part is in train mode."""
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its part {name!r} ({type(module).__name__})" if name else "it"
+            msg = (
+                f"The model must be in eval mode, but {where} is in train mode, where dropout is "
+                f"random and batch norm mixes the images of a batch. Call model.eval() first."
+            )
+            raise ModeError(msg)
