@@ -243,30 +243,43 @@ def resolve_classes(target: TargetLike, logits: Logits, labels: Labels | None) -
         f"'predicted', 'label', or a callable (lambda logits: logits[:, 0])."
     )
     if isinstance(target, str):
-        match target:
-            case "predicted":
-                return logits.argmax(dim=1)
-            case "runner-up":
-                if logits.shape[1] < 2:  # noqa: PLR2004 - two classes are what a runner-up needs
-                    msg = f"'runner-up' needs at least two classes. {grammar}"
-                    raise TargetError(msg)
-                return logits.topk(2, dim=1).indices[:, 1]
-            case "label":
-                if labels is None:
-                    msg = f"target='label' needs labels=, and none were given. {grammar}"
-                    raise TargetError(msg)
-                target = labels
-            case _:
-                msg = f"Unknown target {target!r}. {grammar}"
-                raise TargetError(msg)
+        target = named_classes(target, logits, labels, grammar)
     if isinstance(target, bool) or not isinstance(target, (int, Tensor, list, tuple)):
         msg = f"Cannot read {target!r} as a class. {grammar}"
         raise TargetError(msg)
     if isinstance(target, int):
         pick(logits[:1], target, "target")
         return target
+    return listed_classes(target, logits, grammar)
+
+
+def named_classes(name: str, logits: Logits, labels: Labels | None, grammar: str) -> Labels:
+    """Return the classes that a word of the grammar stands for."""
+    match name:
+        case "predicted":
+            return logits.argmax(dim=1)
+        case "runner-up":
+            if logits.shape[1] < 2:  # noqa: PLR2004 - two classes are what a runner-up needs
+                msg = f"'runner-up' needs at least two classes. {grammar}"
+                raise TargetError(msg)
+            return logits.topk(2, dim=1).indices[:, 1]
+        case "label":
+            if labels is None:
+                msg = f"target='label' needs labels=, and none were given. {grammar}"
+                raise TargetError(msg)
+            return labels
+        case _:
+            msg = f"Unknown target {name!r}. {grammar}"
+            raise TargetError(msg)
+
+
+def listed_classes(
+    target: Tensor | list[int] | tuple[int, ...], logits: Logits, grammar: str
+) -> Labels:
+    """Return one class per image, after checking that there is one and that each exists."""
     classes = torch.as_tensor(target, device=logits.device)
-    if classes.is_floating_point() or classes.shape != logits.shape[:1]:
+    whole = not (classes.is_floating_point() or classes.dtype == torch.bool)
+    if not whole or classes.shape != logits.shape[:1]:
         msg = (
             f"Classes must be {len(logits)} integers, one per image; "
             f"got {classes.dtype} of shape {tuple(classes.shape)}. {grammar}"
