@@ -6,7 +6,7 @@ dataset's mean colour.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -18,6 +18,7 @@ from whence.errors import SettingError
 __all__ = ["BASELINES", "Baseline", "Blur", "Colour", "Mean", "Uniform", "Zero", "baseline_named"]
 
 
+@runtime_checkable
 class Baseline(Protocol):
     """Maps images to what replaces them."""
 
@@ -46,6 +47,12 @@ class Colour:
 
     def __call__(self, images: Images) -> Images:
         """Return images of this colour, in model units."""
+        if len(self.value) not in (1, images.shape[1]):
+            msg = (
+                f"The colour has {len(self.value)} channels, the images have {images.shape[1]}. "
+                f"Give one value per channel, or one for all."
+            )
+            raise SettingError(msg)
         value = torch.tensor(self.value, dtype=images.dtype, device=images.device)
         pixels = value.view(1, -1, 1, 1).expand(1, images.shape[1], 1, 1)
         return self.normalisation.to_model(pixels).expand_as(images).clone()
@@ -71,6 +78,12 @@ class Blur:
     """
 
     sigma: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check that there is something to blur with."""
+        if not self.sigma > 0:
+            msg = f"Blur needs a positive sigma, a fraction of the shorter side; got {self.sigma}."
+            raise SettingError(msg)
 
     def __call__(self, images: Images) -> Images:
         """Return the blurred images; the border is repeated outwards."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whence.core.fingerprint import fingerprint_data, fingerprint_tensor
 from whence.core.types import Images, Labels
-from whence.errors import DataError
+from whence.errors import DataError, SettingError
 
 __all__ = ["Batch", "ImageData", "TensorData", "batch_indices"]
 
@@ -76,7 +76,14 @@ class ImageData(Protocol):
 
 
 def batch_indices(count: int, size: int, indices: Sequence[int] | None) -> Iterator[list[int]]:
-    """Yield lists of at most ``size`` indices."""
+    """Yield lists of at most ``size`` indices.
+
+    Raises:
+        SettingError: If ``size`` is less than one.
+    """
+    if size < 1:
+        msg = f"A batch needs at least one image; got size={size}."
+        raise SettingError(msg)
     chosen = list(range(count)) if indices is None else list(indices)
     for start in range(0, len(chosen), size):
         yield chosen[start : start + size]
@@ -89,7 +96,7 @@ class TensorData:
 
     Args:
         images: ``(n, c, h, w)``, in model units.
-        labels: ``(n,)`` class indices, or None.
+        labels: ``(n,)`` class indices, -1 where there is none; or None.
         classes: Names of the classes; ``"0"``, ``"1"``, ... by default.
         names: Names of the images; their numbers by default.
         title: What to call the dataset in a report.
@@ -114,12 +121,30 @@ class TensorData:
         if self.labels is not None and self.labels.shape != (count,):
             msg = f"{count} images need {count} labels; got shape {tuple(self.labels.shape)}."
             raise DataError(msg)
+        if self.labels is not None and self.labels.is_floating_point():
+            msg = f"Labels must be integers, class indices from 0; got {self.labels.dtype}."
+            raise DataError(msg)
         if self.names and len(self.names) != count:
             msg = f"{count} images need {count} names; got {len(self.names)}."
             raise DataError(msg)
         if not self.classes and self.labels is not None and count:
             top = int(self.labels.max()) + 1
             object.__setattr__(self, "classes", tuple(str(k) for k in range(top)))
+        self.check_labels()
+
+    def check_labels(self) -> None:
+        """Check that every label has a class, or is -1 for an image without a label."""
+        if self.labels is None:
+            return
+        wrong = ((self.labels < -1) | (self.labels >= len(self.classes))).nonzero()
+        if len(wrong):
+            first = int(wrong[0, 0])
+            msg = (
+                f"The label {int(self.labels[first])} of image {first} does not exist: there are "
+                f"{len(self.classes)} classes, so labels run from 0 to {len(self.classes) - 1} "
+                f"(or are -1 where there is none)."
+            )
+            raise DataError(msg)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -130,8 +155,9 @@ class TensorData:
         return self.names[index] if self.names else f"{index}"
 
     def label(self, index: int) -> int | None:
-        """Return the class of an image."""
-        return None if self.labels is None else int(self.labels[index])
+        """Return the class of an image, or None where there is none."""
+        label = -1 if self.labels is None else int(self.labels[index])
+        return None if label < 0 else label
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
         """Yield batches of at most ``size`` images, in order."""

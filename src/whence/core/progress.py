@@ -1,10 +1,11 @@
 """Progress: how long work reports how far it is."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["Progress", "silent"]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called as work goes on; may raise to stop it (``KeyboardInterrupt`` does)."""
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, final, runtime_checkable
 
 from torch import Tensor, nn
 
-from whence.core.target import Custom, Target
+from whence.core.target import Target
 from whence.core.types import Images, Logits, Scalars
 from whence.errors import ModeError, ShapeError
 
@@ -57,8 +57,7 @@ class ModelScalar:
 
     def at(self, rows: Tensor) -> "ModelScalar":
         """Return the same function for these rows of the batch."""
-        target = self.target if isinstance(self.target, Custom) else self.target.at(rows)
-        return ModelScalar(self.model, target)
+        return ModelScalar(self.model, self.target.at(rows))
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401 - a user's model may return anything

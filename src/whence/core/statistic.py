@@ -1,10 +1,11 @@
 """Statistic: a state that can be merged, which makes any pass over data distributable."""
 
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 __all__ = ["Statistic"]
 
 
+@runtime_checkable
 class Statistic(Protocol):
     """A running summary of data.
 

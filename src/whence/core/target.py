@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from whence.core.types import Labels, Logits, Scalars
@@ -48,7 +49,7 @@ class Target(Protocol):
         ...
 
 
-def pick(logits: Logits, classes: Classes, name: str) -> Scalars:
+def pick(logits: Logits, classes: int | Int[Tensor, " n"], name: str) -> Scalars:
     """Return ``logits[i, classes[i]]`` after checking that the classes exist."""
     count = logits.shape[1]
     if isinstance(classes, int):
@@ -65,7 +66,17 @@ def pick(logits: Logits, classes: Classes, name: str) -> Scalars:
             f"Give one class per image, or one integer for all."
         )
         raise TargetError(msg)
-    return logits.gather(1, classes.to(logits.device)[:, None])[:, 0]
+    try:
+        return logits.gather(1, classes.to(logits.device)[:, None])[:, 0]
+    except RuntimeError as error:
+        wrong = [k for k in classes.tolist() if not 0 <= k < count]
+        if not wrong:
+            raise
+        msg = (
+            f"{name}() holds class {wrong[0]}, but the model's output has shape "
+            f"{tuple(logits.shape)}, so classes run from 0 to {count - 1}."
+        )
+        raise TargetError(msg) from error
 
 
 def rows_of(classes: Classes, rows: Tensor) -> Classes:
@@ -154,6 +165,12 @@ class Margin:
 
     def __call__(self, logits: Logits) -> Scalars:
         """Return the log-odds of the label."""
+        if logits.shape[1] < 2:  # noqa: PLR2004 - odds compare a class with another
+            msg = (
+                f"margin() needs at least two classes; the model's output has shape "
+                f"{tuple(logits.shape)}. For one score per image use logit(0)."
+            )
+            raise TargetError(msg)
         own = pick(logits, self.labels, "margin")
         count = torch.arange(logits.shape[1], device=logits.device)
         mine = (
@@ -199,7 +216,7 @@ contrast = Contrast
 loss = Loss
 margin = Margin
 
-TargetLike = Target | Labels | int | str | Callable[[Tensor], Tensor] | list[int] | tuple[int, ...]
+TargetLike = Target | Tensor | int | str | Callable[[Tensor], Tensor] | list[int] | tuple[int, ...]
 """What users may write for a target; :func:`resolve_target` makes a :class:`Target` of it."""
 
 
