@@ -1,0 +1,24 @@
+"""A model read as a graph of tensor operations, and what comes of it."""
+
+from whence.network.cut import Cut
+from whence.network.describe import Description, OperationRow
+from whence.network.homogeneity import Homogeneity, Offence, OperationDegree
+from whence.network.layout import BatchAxis, Plane
+from whence.network.read import Network
+from whence.network.rules import GUIDED_BACKPROPAGATION, Place, Rule, everywhere
+
+__all__ = [
+    "GUIDED_BACKPROPAGATION",
+    "BatchAxis",
+    "Cut",
+    "Description",
+    "Homogeneity",
+    "Network",
+    "Offence",
+    "OperationDegree",
+    "OperationRow",
+    "Place",
+    "Plane",
+    "Rule",
+    "everywhere",
+]

@@ -1,0 +1,201 @@
+"""Rewriting: copies of a graph with other operations, compiled to plain Python.
+
+Nothing here interprets a graph node by node: every rewritten graph is generated code, which runs
+at the speed of the model it was read from.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
+
+from whence.errors import UnsupportedOperation
+from whence.network.operations import (
+    NO_OPERATION,
+    VIEWS,
+    is_inplace,
+    module_path,
+    name_of,
+    outplace_form,
+    raw_name,
+    value_inputs,
+)
+
+__all__ = [
+    "attributes",
+    "compiled",
+    "copied",
+    "depends_on_images",
+    "functional",
+    "parameter_nodes",
+    "replaced",
+    "stored",
+    "tidied",
+    "with_outputs",
+    "with_parameters_as_input",
+]
+
+
+def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:
+    """Return a copy of the graph, and where each node went."""
+    new = Graph()
+    places: dict[Node, Node] = {}
+    returned = new.graph_copy(graph, places)
+    new.output(returned)
+    new.set_codegen(CodeGen())
+    return new, places
+
+
+def compiled(root: nn.Module, graph: Graph) -> GraphModule:
+    """Return generated Python for the graph; parameters stay the objects that ``root`` holds."""
+    graph.eliminate_dead_code()
+    graph.lint()
+    return GraphModule(root, graph)
+
+
+def tidied(graph: Graph) -> None:
+    """Drop what computes nothing: the exporter's checks and switched-off dropout."""
+    for node in list(graph.nodes):
+        if node.op == "call_module" or (
+            node.op == "call_function" and raw_name(node) in NO_OPERATION
+        ):
+            node.replace_all_uses_with(None)  # type: ignore[arg-type]
+            graph.erase_node(node)
+        elif is_switched_off(node):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph.erase_node(node)
+
+
+def is_switched_off(node: Node) -> bool:
+    """Return whether the node is dropout in eval mode."""
+    if node.op != "call_function" or name_of(node) not in ("dropout", "feature_dropout"):
+        return False
+    return len(node.args) > 2 and node.args[2] is False  # noqa: PLR2004 - input, p, train
+
+
+def depends_on_images(graph: Graph) -> set[Node]:
+    """Return the nodes whose values change with the images."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            found.add(node)
+        elif node.op == "call_function" and any(n in found for n in value_inputs(node)):
+            found.add(node)
+    return found
+
+
+def functional(graph: Graph) -> None:
+    """Replace every in-place operation on image-dependent values by its out-of-place form.
+
+    Raises:
+        UnsupportedOperation: If a view of the overwritten value is used later, or if the
+            operation has no known out-of-place form.
+    """
+    moving = depends_on_images(graph)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node not in moving or not is_inplace(node):
+            continue
+        target = outplace_form(node)
+        where = module_path(node) or "the model's forward"
+        if target is None:
+            msg = (
+                f"The in-place operation {raw_name(node)!r} in {where} is not supported yet. "
+                f"Replace it with an operation that returns a new tensor."
+            )
+            raise UnsupportedOperation(msg)
+        overwritten = node.args[0]
+        if not isinstance(overwritten, Node):
+            continue
+        for alias in aliases_of(overwritten):
+            if any(order[user] > order[node] for user in alias.users if user is not node):
+                msg = (
+                    f"{raw_name(node)!r} in {where} overwrites a tensor of which a view is used "
+                    f"later. Replace it with an operation that returns a new tensor."
+                )
+                raise UnsupportedOperation(msg)
+        node.target = target
+        overwritten.replace_all_uses_with(
+            node, delete_user_cb=lambda user, at=order[node]: order[user] > at
+        )
+
+
+def aliases_of(node: Node) -> list[Node]:
+    """Return views of a node's memory, other than the node."""
+    found: list[Node] = []
+    root = node
+    while root.op == "call_function" and name_of(root) in VIEWS and root.all_input_nodes:
+        root = root.all_input_nodes[0]
+        found.append(root)
+    pending = [root]
+    while pending:
+        for user in pending.pop().users:
+            if user.op == "call_function" and name_of(user) in VIEWS and user is not node:
+                found.append(user)
+                pending.append(user)
+    return found
+
+
+def parameter_nodes(graph: Graph, names: Iterable[str]) -> dict[str, list[Node]]:
+    """Return the nodes that fetch each of the named parameters."""
+    wanted = set(names)
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target in wanted:
+            found.setdefault(str(node.target), []).append(node)
+    return found
+
+
+def with_parameters_as_input(graph: Graph, names: Iterable[str]) -> None:
+    """Make the graph a function of ``(parameters, images)``."""
+    first = next(iter(graph.nodes))
+    with graph.inserting_before(first):
+        mapping = graph.placeholder("parameters")
+    for name, nodes in parameter_nodes(graph, names).items():
+        for node in nodes:
+            with graph.inserting_before(node):
+                item = graph.call_function(operator.getitem, (mapping, name))
+            item.meta = dict(node.meta)
+            node.replace_all_uses_with(item)
+            graph.erase_node(node)
+
+
+def with_outputs(graph: Graph, values: Sequence[Node]) -> None:
+    """Make the graph return ``(logits, (value, ...))``."""
+    output = next(n for n in graph.nodes if n.op == "output")
+    output.args = ((output.args[0], tuple(values)),)
+
+
+def replaced(graph: Graph, node: Node, function: Callable[..., object], *before: object) -> Node:
+    """Replace a node by a call of ``function(*before, *its arguments)``; return the new node."""
+    with graph.inserting_after(node):
+        new = graph.call_function(function, (*before, *node.args), dict(node.kwargs))
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return new
+
+
+def stored(module: nn.Module, node: Node) -> Tensor:
+    """Return the tensor that a ``get_attr`` node fetches, without its gradient."""
+    value: object = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    if not isinstance(value, Tensor):
+        message = f"{node.target} is not a tensor"
+        raise TypeError(message)
+    return value
+
+
+def attributes(module: nn.Module, graph: Graph) -> dict[str, Tensor]:
+    """Return everything that the graph fetches and the module holds, by name."""
+    found: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            try:
+                found[str(node.target)] = stored(module, node)
+            except AttributeError:
+                continue
+    return found
