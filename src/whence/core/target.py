@@ -79,7 +79,7 @@ def pick(logits: Logits, classes: int | Int[Tensor, " n"], name: str) -> Scalars
         raise TargetError(msg) from error
 
 
-def rows_of(classes: Classes, rows: Tensor) -> Classes:
+def rows_of(classes: Classes, rows: Tensor) -> int | Int[Tensor, " rows"]:
     """Return the classes of these rows; one class for all stays as it is."""
     return classes if isinstance(classes, int) else classes[rows.to(classes.device)]
 

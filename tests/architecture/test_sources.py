@@ -1,0 +1,132 @@
+"""Habits that no linter checks, read from the source."""
+
+import ast
+import re
+import subprocess
+import tokenize
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "src" / "whence"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+IDS = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]
+
+MAY_TOUCH_A_MODEL = {
+    # Each of these owns the module that it changes, or puts it back in the same function.
+}
+"""File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""
+
+DOORS = {
+    "ray": "execution/ray.py",
+    "sklearn": "adapters/tables.py",
+    "timm": "adapters/timm.py",
+    "torchvision": "adapters/torchvision.py",
+    "transformers": "adapters/transformers.py",
+}
+"""Each optional dependency, and the one file that imports it."""
+
+each_source = pytest.mark.parametrize("path", SOURCES, ids=IDS)
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def room_path(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def called_names(path):
+    """Yield the last name of everything that the file calls, with its line."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", None))
+            yield name, node.lineno
+
+
+def imported_packages(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+@each_source
+def test_only_listed_files_touch_a_model(path):
+    touching = re.compile(r"^(register_\w*hook|requires_grad_|train|eval)$")
+    found = [(name, line) for name, line in called_names(path) if name and touching.match(name)]
+    if room_path(path) not in MAY_TOUCH_A_MODEL:
+        assert not found
+
+
+def test_every_file_listed_to_touch_a_model_exists():
+    assert {name for name in MAY_TOUCH_A_MODEL if not (PACKAGE / name).is_file()} == set()
+
+
+@each_source
+def test_optional_dependencies_have_one_door(path):
+    behind = {package for package, door in DOORS.items() if door != room_path(path)}
+    assert behind & set(imported_packages(path)) == set()
+
+
+@each_source
+def test_nothing_prints_asserts_or_seeds_the_world(path):
+    banned = {"print", "seed", "seed_all", "set_default_dtype", "set_num_threads"}
+    calls = [(name, line) for name, line in called_names(path) if name in banned]
+    asserts = [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, ast.Assert)]
+    assert (calls, asserts) == ([], [])
+    assert not re.search(r"torch\.(cuda\.|random\.)?manual_seed", path.read_text("utf-8"))
+
+
+@each_source
+def test_annotations_are_executed(path):
+    assert "__future__" not in set(imported_packages(path))
+
+
+@each_source
+def test_a_file_has_at_most_450_lines_of_code(path):
+    code = set()
+    with path.open("rb") as source:
+        for token in tokenize.tokenize(source.readline):
+            if token.type in {tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING}:
+                code.update(range(token.start[0], token.end[0] + 1))
+    assert len(code) <= 450
+
+
+def test_there_is_no_room_for_leftovers():
+    names = {part for path in SOURCES for part in path.relative_to(PACKAGE).with_suffix("").parts}
+    assert names & {"utils", "util", "helpers", "helper", "common", "misc", "tools"} == set()
+
+
+def test_there_is_no_pickle_written_and_weights_are_read_safely():
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert set(imported_packages(path)).isdisjoint({"dill", "joblib", "pickle"}), path
+        assert not re.search(r"allow_pickle=True|weights_only=False|torch\.save\(", text), path
+        loads = re.findall(r"torch\.load\([^)]*", text)
+        assert all("weights_only=True" in load for load in loads), path
+
+
+def test_every_room_is_tested_and_every_test_folder_has_its_room():
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    tested = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
+    assert tested - {"architecture", "parity", "reproduction", "examples", "docs"} == rooms
+
+
+def test_tracked_files_name_no_machine():
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=False, text=True
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    private = re.compile(r"/(home|root|Users|tmp|work|mnt|opt)/[a-z]|[A-Z]:\\\\Users")
+    for name in filter(None, listing.stdout.split("\0")):
+        path = REPOSITORY / name
+        if path.suffix in {".png", ".jpg", ".svg"} or not path.is_file():
+            continue
+        if path == Path(__file__):
+            continue
+        assert not private.search(path.read_text(encoding="utf-8", errors="replace")), name
