@@ -1,0 +1,30 @@
+"""Which pixels: methods that turn a scalar function and images into one value per pixel."""
+
+from whence.attribution.account import Account, Accountable
+from whence.attribution.cam import GradCAM
+from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
+from whence.attribution.explain import Attribution, attribute
+from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
+from whence.attribution.path import IntegratedGradients, relative_gap
+from whence.attribution.quadrature import Quadrature, quadrature, refined
+
+__all__ = [
+    "CATALOGUE",
+    "Account",
+    "Accountable",
+    "Attribution",
+    "Entry",
+    "GradCAM",
+    "Gradient",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Quadrature",
+    "SmoothGrad",
+    "attribute",
+    "cards",
+    "method_named",
+    "quadrature",
+    "refined",
+    "relative_gap",
+    "settings_of",
+]

@@ -1,0 +1,44 @@
+"""What a method did: its values, what they cost, and what they should add up to."""
+
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+from whence.core import Attributions, Images, ScalarFn, Scalars
+
+__all__ = ["FORWARD", "Account", "Accountable"]
+
+FORWARD = 0.5
+"""The cost in passes of a forward alone: going back to the input takes about as long again."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Account:
+    """The values of a method together with what it came to know on the way.
+
+    Args:
+        values: One value per pixel, ``(b, a, h, w)``, never rescaled.
+        passes: Cost per image, in passes (a forward and an input-backward); the mean over the
+            batch where images differ.
+        explained: ``f(images)``, if the method had to compute it; ``(b,)``.
+        reference: What ``values`` add up to in each image when the method is exact, such as
+            ``f(images) - f(baseline)``; None for methods without such a law; ``(b,)``.
+    """
+
+    values: Attributions
+    passes: float
+    explained: Scalars | None = None
+    reference: Scalars | None = None
+
+
+@runtime_checkable
+class Accountable(Protocol):
+    """A method that says what it did, not only what came out.
+
+    Every method of this room is one. A :class:`whence.core.Method` that is not can be used in
+    the same places; its cost is then unknown.
+    """
+
+    def account(self, f: ScalarFn, images: Images) -> Account:
+        """Return what ``self(f, images)`` returns, with its cost and its law."""
+        ...

@@ -1,0 +1,115 @@
+r"""Activation maps: where in the last feature maps the evidence lies."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from whence.attribution.account import FORWARD, Account
+from whence.attribution.batching import Pace, check_batch_size
+from whence.attribution.gradient import owned, recording, value_and_gradient
+from whence.core import Attributions, Images, ModelScalar, ScalarFn, Target, check_logits
+from whence.errors import SettingError
+from whence.network import Cut, Network
+
+__all__ = ["GradCAM"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GradCAM:
+    r"""Gradient-weighted class activation map of one layer.
+
+    .. math:: a_k = \frac{1}{Z} \sum_{ij} \frac{\partial f}{\partial A^k_{ij}}, \qquad
+              L_{ij} = \mathrm{ReLU}\Big(\sum_k a_k A^k_{ij}\Big)
+
+    with feature maps :math:`A^k` of :math:`Z` positions. If the rest of the network is an average
+    over positions and a linear layer, the map without ReLU adds up to the logit minus its bias;
+    otherwise the values add up to nothing in particular. The map is in the units of ``f`` and is
+    never rescaled: where nothing speaks for the class it is zero everywhere, which
+    :class:`whence.attribution.Attribution` reports.
+
+    Explain a logit: the gradient of a probability vanishes where the network is sure.
+    Cost: half a pass, a forward, and the way back through the layers behind the cut only.
+
+    Args:
+        node: Where to cut: a node's name or a module's path. By default the network's last
+            feature map that every pixel influences; patch tokens count as a map.
+        relu: Keep only what speaks for the explained value.
+        upsample: Enlarge the map to the image, bilinearly (corners not aligned); otherwise it
+            has the feature map's size.
+        batch_size: Images per internal batch; chosen by memory if None.
+
+    Raises:
+        SettingError: When called on a function whose model is no :class:`whence.network.Network`.
+
+    References:
+        Selvaraju et al. (2017), "Grad-CAM: Visual Explanations from Deep Networks via
+        Gradient-based Localization", Eq. 1 and 2.
+    """
+
+    node: str | None = None
+    relu: bool = True
+    upsample: bool = True
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_batch_size(self.batch_size)
+
+    def __call__(self, f: ScalarFn, images: Images) -> Attributions:
+        """Return one map per image, ``(b, 1, h, w)``."""
+        return self.account(f, images).values
+
+    def account(self, f: ScalarFn, images: Images) -> Account:
+        """Return the maps with their cost."""
+        network, scalar = network_of(f)
+        with recording():
+            images = owned(images)
+            network.check(images)
+            cut = network.cut(self.node)
+            pace = Pace(f=f, images=images, batch_size=self.batch_size)
+            maps, values = [], []
+            for start, stop in pace.spans(len(images)):
+                rows = torch.arange(start, stop, device=images.device)
+                batch, value = weighted(cut, scalar.at(rows).target, images[start:stop])
+                maps.append(batch)
+                values.append(value)
+        result = torch.cat(maps)
+        if self.relu:
+            result = result.relu()
+        if self.upsample:
+            result = functional.interpolate(
+                result, size=tuple(images.shape[2:]), mode="bilinear", align_corners=False
+            )
+        return Account(values=result, passes=FORWARD, explained=torch.cat(values))
+
+
+def weighted(cut: Cut, target: Target, images: Images) -> tuple[Tensor, Tensor]:
+    """Return ``sum_k a_k A^k`` as ``(b, 1, h', w')``, and the explained values."""
+    with torch.no_grad():
+        activation, *others = cut.head(images.clone())
+
+    def behind(activation: Tensor) -> Tensor:
+        return target(check_logits(cut.tail(activation, *others), len(images)))
+
+    values, gradient = value_and_gradient(behind, activation)
+    with torch.no_grad():
+        maps, slopes = cut.maps(activation), cut.maps(gradient)
+        weights = slopes.mean(dim=(2, 3), keepdim=True)
+        return (weights * maps).sum(dim=1, keepdim=True), values
+
+
+def network_of(f: ScalarFn) -> tuple[Network, ModelScalar]:
+    """Return the network that a function explains."""
+    if isinstance(f, ModelScalar) and isinstance(f.model, Network):
+        return f.model, f
+    came = type(f.model).__name__ if isinstance(f, ModelScalar) else type(f).__name__
+    msg = (
+        f"GradCAM cuts the network in two and needs its graph; got {came}. Read the model first: "
+        f"ModelScalar(Network.read(model, images), target). Methods that need gradients only "
+        f"(Gradient, InputXGradient, SmoothGrad, IntegratedGradients) work on any callable."
+    )
+    raise SettingError(msg)

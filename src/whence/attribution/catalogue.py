@@ -1,0 +1,224 @@
+"""The catalogue: the name, card and settings of every method."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
+
+from whence.attribution.cam import GradCAM
+from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
+from whence.attribution.path import IntegratedGradients
+from whence.core import Baseline, Method, MethodCard, Normalisation, Zero, baseline_named
+from whence.errors import SettingError
+
+__all__ = ["CATALOGUE", "Entry", "Setting", "cards", "method_named", "settings_of"]
+
+Setting = str | int | float | bool | None
+"""What a setting may be given as; strings, as on a command line, are read as the setting's type."""
+
+NONE = ("none", "auto", "")
+"""How a command line writes None."""
+
+TRUTHS = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
+    ("false", "no", "off", "0"), False
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method in the catalogue.
+
+    Args:
+        card: What ``whence methods`` shows.
+        make: The method's class.
+    """
+
+    card: MethodCard
+    make: type[Any]
+
+
+CATALOGUE: tuple[Entry, ...] = (
+    Entry(
+        card=MethodCard(
+            name="gradient",
+            family="gradient",
+            passes="1",
+            needs="any callable",
+            complete="no",
+            reference="Simonyan, Vedaldi and Zisserman (2014), arXiv:1312.6034, section 3",
+        ),
+        make=Gradient,
+    ),
+    Entry(
+        card=MethodCard(
+            name="input-x-gradient",
+            family="gradient",
+            passes="1",
+            needs="any callable",
+            complete="f(x) on a network homogeneous of degree one; otherwise no",
+            reference="Shrikumar et al. (2016), arXiv:1605.01713, section 2",
+        ),
+        make=InputXGradient,
+    ),
+    Entry(
+        card=MethodCard(
+            name="smoothgrad",
+            family="gradient",
+            passes="samples (25) x the inner method's",
+            needs="any callable",
+            complete="no",
+            reference="Smilkov et al. (2017), arXiv:1706.03825, section 3",
+        ),
+        make=SmoothGrad,
+    ),
+    Entry(
+        card=MethodCard(
+            name="integrated-gradients",
+            family="path",
+            passes="steps (32), or as many as a tolerance asks for",
+            needs="any callable",
+            complete="f(x) - f(baseline), up to the gap that is reported",
+            reference="Sundararajan, Taly and Yan (2017), arXiv:1703.01365, Eq. 1",
+        ),
+        make=IntegratedGradients,
+    ),
+    Entry(
+        card=MethodCard(
+            name="grad-cam",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="no",
+            reference="Selvaraju et al. (2017), arXiv:1610.02391, Eq. 1 and 2",
+        ),
+        make=GradCAM,
+    ),
+)
+"""Every method that has a name on the command line."""
+
+
+def cards() -> tuple[MethodCard, ...]:
+    """Return the card of every method, in the order of the catalogue."""
+    return tuple(entry.card for entry in CATALOGUE)
+
+
+def entry_named(name: str) -> Entry:
+    """Return the entry of this name."""
+    known = {entry.card.name: entry for entry in CATALOGUE}
+    if name not in known:
+        raise SettingError(unknown("method", name, tuple(known)))
+    return known[name]
+
+
+def settings_of(name: str) -> dict[str, str]:
+    """Return the settings of a method with their defaults, as a command line would write them.
+
+    Example:
+        >>> settings_of("gradient")
+        {'create_graph': 'false', 'batch_size': 'none'}
+
+    Raises:
+        SettingError: If there is no method of this name.
+    """
+    entry = entry_named(name)
+    default = entry.make()
+    return {field.name: written(getattr(default, field.name)) for field in fields(entry.make)}
+
+
+def written(value: object) -> str:
+    """Return a default as a command line would write it."""
+    for entry in CATALOGUE:
+        if isinstance(value, entry.make):
+            return entry.card.name
+    if isinstance(value, Zero):
+        return "zero"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def method_named(
+    name: str,
+    settings: Mapping[str, Setting] | None = None,
+    *,
+    normalisation: Normalisation | None = None,
+) -> Method:
+    """Return the method of this name with these settings.
+
+    Args:
+        name: A name of the catalogue, such as ``"integrated-gradients"``.
+        settings: Values by field name. Strings are read by the field's type, so that
+            ``{"steps": "64"}`` is 64; baselines and inner methods are given by their names.
+        normalisation: The model's, for baselines that are colours, such as ``black``.
+
+    Raises:
+        SettingError: If the name or a setting is unknown (with the closest that exist), or a
+            value cannot be read.
+
+    Example:
+        >>> method_named("integrated-gradients", {"steps": "64", "baseline": "mean"}).steps
+        64
+    """
+    entry = entry_named(name)
+    hints = get_type_hints(entry.make)
+    known = tuple(field.name for field in fields(entry.make))
+    values: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        field = key.replace("-", "_")
+        if field not in known:
+            raise SettingError(unknown(f"setting of {name}", key, known))
+        values[field] = read(value, hints[field], f"{name}: {key}", normalisation)
+    method: Method = entry.make(**values)
+    return method
+
+
+def read(value: Setting, hint: Any, where: str, normalisation: Normalisation | None) -> Any:  # noqa: ANN401 - any field's type
+    """Return a setting's value as the type that its field has."""
+    if hint is Baseline:
+        return baseline_named(str(value), normalisation)
+    if hint is Method:
+        return method_named(str(value), normalisation=normalisation)
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif (found := as_type(value, option)) is not None:
+            return found
+    if type(None) in options and (value is None or str(value).lower() in NONE):
+        return None
+    msg = f"{where} takes {' or '.join(spelled(o) for o in options)}; got {value!r}."
+    raise SettingError(msg)
+
+
+def as_type(value: Setting, wanted: Any) -> Setting:  # noqa: ANN401 - a type, or a form of typing
+    """Return the value as this type, or None if it cannot be."""
+    if wanted is bool:
+        return value if isinstance(value, bool) else TRUTHS.get(str(value).lower())
+    if value is None or isinstance(value, bool):
+        return None
+    if wanted is str:
+        return str(value)
+    if wanted in (int, float):
+        try:
+            number = float(value) if wanted is float else int(str(value))
+        except ValueError:
+            return None
+        return number
+    return None
+
+
+def spelled(option: Any) -> str:  # noqa: ANN401 - a type, or a form of typing
+    """Say what a type is, in words for the command line."""
+    if get_origin(option) is Literal:
+        return "one of " + ", ".join(map(str, get_args(option)))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(option, "none")
+
+
+def unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
+    """Say that a name does not exist, and which come closest."""
+    close = get_close_matches(name.lower().replace("_", "-"), known, n=2, cutoff=0.5)
+    close += [k for k in get_close_matches(name.lower(), known, n=2, cutoff=0.5) if k not in close]
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"Unknown {kind} {name!r}.{hint} There are: {', '.join(known)}."

@@ -1,0 +1,128 @@
+"""Running a method on images, with the figures that say whether to trust the result."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from whence.attribution.account import FORWARD
+from whence.attribution.batching import Pace
+from whence.attribution.gradient import accounted, evaluate
+from whence.attribution.path import relative_gap
+from whence.core import Attributions, Images, Method, ScalarFn, Scalars, check_images
+from whence.errors import NumericsError, SettingError, ShapeError
+
+__all__ = ["Attribution", "attribute"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution:
+    """Attributions of a batch, never rescaled.
+
+    Args:
+        values: One value per pixel, ``(b, a, h, w)``; ``a`` is the image's channels, or 1.
+        explained: The explained value ``f(images)``, ``(b,)``.
+        total: The sum of each image's values, ``(b,)``, added up in double precision.
+        gap: How far ``total`` is from what an exact method's values add up to, relative to that
+            (0.01 is one per cent), ``(b,)``; None for methods without such a law.
+        cost: Passes (a forward and an input-backward) per image; NaN if the method does not say.
+        method: The method, with its settings.
+    """
+
+    values: Attributions
+    explained: Scalars
+    total: Scalars
+    gap: Scalars | None
+    cost: float
+    method: Method
+
+    @property
+    def blank(self) -> Tensor:
+        """Whether an image's map is zero everywhere: nothing speaks for the value; ``(b,)``."""
+        return (self.values == 0).flatten(1).all(dim=1)
+
+
+def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
+    """Explain ``f`` on images by a method.
+
+    Args:
+        method: Any method, such as ``IntegratedGradients(steps=64)``.
+        f: What to explain, such as ``ModelScalar(model, logit(3))``.
+        images: Preprocessed images ``(b, c, h, w)``.
+
+    Returns:
+        The attributions with their sum, completeness gap and cost. Beyond the method's own cost,
+        ``f`` is evaluated once where the method did not, and the baseline where it has one.
+
+    Raises:
+        SettingError: If ``f`` is not a function that a method can explain.
+        ShapeError: If the images, or the values that the method returned, have another shape.
+        NumericsError: If an attribution is NaN or infinite, with the place where it began.
+    """
+    images = check_images(images)
+    if not isinstance(f, ScalarFn):
+        msg = (
+            f"A method explains a scalar function of images, with f.at(rows); got "
+            f"{type(f).__name__}. Make one from a model: ModelScalar(model, logit(3))."
+        )
+        raise SettingError(msg)
+    account = accounted(method, f, images)
+    values, explained, cost = account.values, account.explained, account.passes
+    if values.ndim != images.ndim or len(values) != len(images):
+        msg = (
+            f"The method must return values of shape (b, c, h, w) or (b, 1, h, w) for images of "
+            f"shape {tuple(images.shape)}; {type(method).__name__} returned {tuple(values.shape)}."
+        )
+        raise ShapeError(msg)
+    if explained is None:
+        explained = evaluate(f, images, Pace(f=f, images=images))
+        cost += FORWARD
+    if not (values.isfinite().all() and explained.isfinite().all()):
+        raise NumericsError(origin(f, images, explained, values))
+    gap = None if account.reference is None else relative_gap(values, account.reference)
+    return Attribution(
+        values=values,
+        explained=explained,
+        total=values.flatten(1).sum(dim=1, dtype=torch.float64),
+        gap=gap,
+        cost=cost,
+        method=method,
+    )
+
+
+def origin(f: ScalarFn, images: Images, explained: Scalars, values: Attributions) -> str:
+    """Say where NaN or infinity began: images, weights, the explained value, or the gradient."""
+    if not images.isfinite().all():
+        return (
+            f"NaN or infinity in the images already, {bad_rows(images)}. Check how they were "
+            f"read and normalised."
+        )
+    model = getattr(f, "model", None)
+    module = getattr(model, "module", model)
+    if isinstance(module, nn.Module):
+        for name, weight in module.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                return (
+                    f"NaN or infinity in the model's weight {name!r}; the images are finite. "
+                    f"Load an earlier checkpoint."
+                )
+    if not explained.isfinite().all():
+        return (
+            f"The explained value is NaN or infinite, {bad_rows(explained)}; images and weights "
+            f"are finite. The network overflows on the way ({images.dtype}): evaluate it in "
+            f"single or double precision, or explain a logit instead of a probability."
+        )
+    return (
+        f"The attributions are NaN or infinite, {bad_rows(values)}; images, weights and the "
+        f"explained values are finite, so it began in the gradient ({images.dtype}). Look for a "
+        f"square root, a logarithm or a division at zero in the network, or for an overflow in "
+        f"half precision."
+    )
+
+
+def bad_rows(values: Tensor) -> str:
+    """Say in how many images, and which is the first."""
+    bad = (~values.isfinite()).reshape(len(values), -1).any(dim=1).nonzero()[:, 0]
+    return f"in {len(bad)} of {len(values)} images, first in image {int(bad[0])}"
