@@ -42,9 +42,8 @@ def test_the_graph_is_part_of_the_models_fingerprint(model):
 
 
 def test_the_names_of_the_weights_are_part_of_the_models_fingerprint():
-    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    one = nn.ModuleDict({"a": first, "b": second})
-    other = nn.ModuleDict({"a": second, "b": first})
+    layer = nn.Linear(2, 2)
+    one, other = nn.ModuleDict({"a": layer}), nn.ModuleDict({"b": layer})
     assert fingerprint_model(one) != fingerprint_model(other)
 
 

@@ -217,7 +217,7 @@ def test_a_class_of_the_user_that_has_the_protocol_passes_through(logits):
         ("label", r"needs labels=, and none were given"),
         ([0, 1], r"must be 4 integers.*shape \(2,\)"),
         ([0, 1, 2, 3], r"Class 3 of image 3 does not exist"),
-        ([0, -2, 2, 0], r"Class -2 of image 1 does not exist"),
+        ([0, -1, 2, 0], r"Class -1 of image 1 does not exist"),
         (torch.zeros(4), r"must be 4 integers.*torch\.float32"),
         (torch.zeros(4, dtype=torch.bool), r"must be 4 integers.*torch\.bool"),
         (torch.zeros(4, 1, dtype=torch.long), r"shape \(4, 1\)"),
