@@ -1,0 +1,138 @@
+"""Records as pages: the template filled in, with style and script inside."""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from whence.display import data_uri, scale_png
+from whence.report import words
+from whence.report.explanation import explanation_views
+from whence.report.views import PERCENTILE, audit_views
+from whence.results.check import check_audit, check_explanation
+from whence.results.folder import write_whole
+from whence.results.records import AuditRecord, ExplanationRecord, ModelCard, RunCard
+
+__all__ = ["render_explanation", "render_report", "write_explanation", "write_report"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(record: AuditRecord, path: str | Path) -> None:
+    """Write an audit as one HTML file; a file that is there already is replaced.
+
+    Args:
+        record: What the audit found.
+        path: The file; its folder must exist.
+
+    Raises:
+        RecordError: The record is inconsistent.
+        OutputError: The file cannot be written.
+    """
+    write_whole(Path(path), _encoded(render_report(record)))
+
+
+def write_explanation(record: ExplanationRecord, path: str | Path) -> None:
+    """Write an explanation as one HTML file; a file that is there already is replaced.
+
+    Args:
+        record: The explained images.
+        path: The file; its folder must exist.
+
+    Raises:
+        RecordError: The record is inconsistent.
+        OutputError: The file cannot be written.
+    """
+    write_whole(Path(path), _encoded(render_explanation(record)))
+
+
+def render_report(record: AuditRecord) -> str:
+    """An audit as the text of one HTML page.
+
+    Raises:
+        RecordError: The record is inconsistent.
+    """
+    check_audit(record)
+    queries, regions, suspects = audit_views(record)
+    wrong = sum(query.verdict == "wrong" for query in queries)
+    return _render(
+        "audit.html.j2",
+        record=record,
+        queries=queries,
+        regions=regions,
+        suspects=suspects,
+        wrong=wrong,
+        labelled=any(query.verdict != "unlabelled" for query in queries),
+        **_cards(record.model, record.run),
+    )
+
+
+def render_explanation(record: ExplanationRecord) -> str:
+    """An explanation as the text of one HTML page.
+
+    Raises:
+        RecordError: The record is inconsistent.
+    """
+    check_explanation(record)
+    return _render(
+        "explanation.html.j2",
+        record=record,
+        queries=explanation_views(record),
+        **_cards(record.model, record.run),
+    )
+
+
+def _cards(model: ModelCard, run: RunCard) -> dict[str, Any]:
+    return {"model": model, "run": run, "percentile": PERCENTILE}
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (_TEMPLATES / "style.css").read_text("utf-8")
+    script = (_TEMPLATES / "script.js").read_text("utf-8")
+    environment.globals |= {
+        "style": style,
+        "script": script,
+        "policy": _policy(style, script),
+        "scale": data_uri(scale_png()),
+        "number": words.number,
+        "percent": words.percent,
+        "thousands": words.thousands,
+        "counted": words.counted,
+        "duration": words.duration,
+        "moment": words.moment,
+        "short": words.short,
+        "setting": words.setting,
+    }
+    return environment
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may do: show pictures that it holds, and run this style and script only."""
+    allowed = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (style, script)
+    ]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{allowed[0]}'; "
+        f"script-src 'sha256-{allowed[1]}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _encoded(page: str) -> bytes:
+    # A file name that is no UTF-8 is shown with its bytes written out.
+    return page.encode("utf-8", "backslashreplace")

@@ -1,0 +1,141 @@
+"""Numbers and findings in words."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from whence.results.records import RegionRecord
+
+__all__ = [
+    "counted",
+    "duration",
+    "moment",
+    "number",
+    "percent",
+    "region_sentences",
+    "setting",
+    "short",
+    "signed",
+    "thousands",
+]
+
+_MINUS, _NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_ALIKE, _SOMEWHAT_ALIKE = 0.8, 0.4
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits; a power of ten where it is far from one.
+
+    >>> number(0.01234), number(1.5e-7), number(0.0)
+    ('0.0123', '1.5×10⁻⁷', '0')
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        text = f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return text.replace("-", _MINUS)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """The same with its sign, plus included."""
+    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as per cent.
+
+    >>> percent(0.9134), percent(1.0), percent(None)
+    ('91.3\\u202f%', '100\\u202f%', '–')
+    """
+    if share is None or not math.isfinite(share):
+        return "\N{EN DASH}"
+    text = f"{100 * share:.{digits}f}"
+    whole = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{whole}{_NARROW}%".replace("-", _MINUS)
+
+
+def thousands(count: int) -> str:
+    """A whole number in groups of three digits."""
+    return f"{count:,}".replace(",", _NARROW)
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(0, "class", "classes")
+    ('1 image', '2 images', '0 classes')
+    """
+    return f"{thousands(count)} {one if count == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(0.25), duration(12.34), duration(125), duration(7300)
+    ('0.25 s', '12.3 s', '2 min 5 s', '2 h 2 min')
+    """
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004 - an hour
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def moment(created: str) -> str:
+    """A time stamp as a person writes it; what is none stays as it is."""
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    zone = when.tzname() or ""
+    return f"{when.day} {when:%B %Y, %H:%M} {zone}".strip()
+
+
+def short(fingerprint: str) -> str:
+    """The first twelve characters of a fingerprint, which is enough to tell two apart."""
+    name, colon, digits = fingerprint.rpartition(":")
+    return f"{name}{colon}{digits[:12]}"
+
+
+def setting(value: Any) -> str:  # noqa: ANN401 - settings are free-form
+    """A setting's value as text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {setting(item)}" for key, item in value.items()) or "none"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def region_sentences(region: RegionRecord, label: str) -> tuple[str, str, str]:
+    """What a region means: the finding, how much was looked at, and what speaks for a mark."""
+    left, top, right, bottom = region.box
+    images = counted(len(region.images), "training image")
+    finding = (
+        f"In {images} of class “{label}”, the marked box holds {percent(region.mass, 0)} of the "
+        f"positive influence on {percent(region.area)} of the area."
+    )
+    basis = (
+        f"Columns {left}\N{EN DASH}{right - 1}, rows {top}\N{EN DASH}{bottom - 1}; "
+        f"{counted(region.maps, 'map')} looked at."
+    )
+    if region.similarity >= _ALIKE:
+        likeness = "The pixels inside are nearly the same from image to image"
+        meaning = "which points to a mark that the model learned instead of the object."
+    elif region.similarity >= _SOMEWHAT_ALIKE:
+        likeness = "The pixels inside resemble each other from image to image"
+        meaning = "so this may be a mark, or a pose that the images share."
+    else:
+        likeness = "The pixels inside differ from image to image"
+        meaning = "so this may simply be where the object is."
+    return finding, basis, f"{likeness} (similarity {number(region.similarity, 2)}), {meaning}"
