@@ -10,7 +10,7 @@ from torch.nn import functional
 from whence.attribution.account import FORWARD, Account
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.gradient import owned, recording, value_and_gradient
-from whence.core import Attributions, Images, ModelScalar, ScalarFn, Target, check_logits
+from whence.core import Images, ModelScalar, ScalarFn, Target, check_logits
 from whence.errors import SettingError
 from whence.network import Cut, Network
 
@@ -59,8 +59,8 @@ class GradCAM:
         """Check the settings."""
         check_batch_size(self.batch_size)
 
-    def __call__(self, f: ScalarFn, images: Images) -> Attributions:
-        """Return one map per image, ``(b, 1, h, w)``."""
+    def __call__(self, f: ScalarFn, images: Images) -> Tensor:
+        """Return one map per image: ``(b, 1, h, w)``, or of the feature map's size."""
         return self.account(f, images).values
 
     def account(self, f: ScalarFn, images: Images) -> Account:

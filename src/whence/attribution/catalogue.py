@@ -17,7 +17,7 @@ __all__ = ["CATALOGUE", "Entry", "Setting", "cards", "method_named", "settings_o
 Setting = str | int | float | bool | None
 """What a setting may be given as; strings, as on a command line, are read as the setting's type."""
 
-NONE = ("none", "auto", "")
+NONE = ("none", "auto")
 """How a command line writes None."""
 
 TRUTHS = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
@@ -179,14 +179,14 @@ def read(value: Setting, hint: Any, where: str, normalisation: Normalisation | N
     if hint is Method:
         return method_named(str(value), normalisation=normalisation)
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if type(None) in options and (value is None or str(value).lower() in NONE):
+        return None
     for option in options:
         if get_origin(option) is Literal:
             if value in get_args(option):
                 return value
         elif (found := as_type(value, option)) is not None:
             return found
-    if type(None) in options and (value is None or str(value).lower() in NONE):
-        return None
     msg = f"{where} takes {' or '.join(spelled(o) for o in options)}; got {value!r}."
     raise SettingError(msg)
 

@@ -92,7 +92,7 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
     )
 
 
-def origin(f: ScalarFn, images: Images, explained: Scalars, values: Attributions) -> str:
+def origin(f: ScalarFn, images: Images, explained: Scalars, values: Tensor) -> str:
     """Say where NaN or infinity began: images, weights, the explained value, or the gradient."""
     if not images.isfinite().all():
         return (
