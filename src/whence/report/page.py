@@ -57,16 +57,17 @@ def render_report(record: AuditRecord) -> str:
     """
     check_audit(record)
     queries, regions, suspects = audit_views(record)
-    wrong = sum(query.verdict == "wrong" for query in queries)
     return _render(
         "audit.html.j2",
-        record=record,
-        queries=queries,
-        regions=regions,
-        suspects=suspects,
-        wrong=wrong,
-        labelled=any(query.verdict != "unlabelled" for query in queries),
-        **_cards(record.model, record.run),
+        {
+            "record": record,
+            "queries": queries,
+            "regions": regions,
+            "suspects": suspects,
+            "wrong": sum(query.verdict == "wrong" for query in queries),
+            "labelled": any(query.verdict != "unlabelled" for query in queries),
+            **_cards(record.model, record.run),
+        },
     )
 
 
@@ -79,9 +80,7 @@ def render_explanation(record: ExplanationRecord) -> str:
     check_explanation(record)
     return _render(
         "explanation.html.j2",
-        record=record,
-        queries=explanation_views(record),
-        **_cards(record.model, record.run),
+        {"queries": explanation_views(record), **_cards(record.model, record.run)},
     )
 
 
@@ -89,7 +88,7 @@ def _cards(model: ModelCard, run: RunCard) -> dict[str, Any]:
     return {"model": model, "run": run, "percentile": PERCENTILE}
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(template: str, values: dict[str, Any]) -> str:
     return _environment().get_template(template).render(values)
 
 
@@ -116,6 +115,7 @@ def _environment() -> Environment:
         "duration": words.duration,
         "moment": words.moment,
         "short": words.short,
+        "shortened": words.shortened,
         "setting": words.setting,
     }
     return environment

@@ -17,27 +17,32 @@ __all__ = [
     "region_sentences",
     "setting",
     "short",
+    "shortened",
     "signed",
     "thousands",
 ]
 
-_MINUS, _NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
+_MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+_NARROW = "\N{NARROW NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LONGEST_PLAIN = 1e6
 _ALIKE, _SOMEWHAT_ALIKE = 0.8, 0.4
 
 
 def number(value: float, digits: int = 3) -> str:
     """A number with so many significant digits; a power of ten where it is far from one.
 
-    >>> number(0.01234), number(1.5e-7), number(0.0)
-    ('0.0123', '1.5×10⁻⁷', '0')
+    >>> number(0.01234), number(12.5), number(0.0)
+    ('0.0123', '12.5', '0')
     """
     if not math.isfinite(value):
         return "not finite"
     text = f"{value:.{digits}g}"
+    if "e+" in text and abs(value) < _LONGEST_PLAIN:
+        return thousands(round(value)).replace("-", _MINUS)
     if "e" in text:
         mantissa, exponent = text.split("e")
-        text = f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        text = f"{mantissa}{_TIMES}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
     return text.replace("-", _MINUS)
 
 
@@ -49,8 +54,8 @@ def signed(value: float, digits: int = 3) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as per cent.
 
-    >>> percent(0.9134), percent(1.0), percent(None)
-    ('91.3\\u202f%', '100\\u202f%', '–')
+    >>> percent(0.9134).replace(_NARROW, " "), percent(1.0).replace(_NARROW, " ")
+    ('91.3 %', '100 %')
     """
     if share is None or not math.isfinite(share):
         return "\N{EN DASH}"
@@ -84,7 +89,7 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:  # noqa: PLR2004 - an hour
         return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
 
 
@@ -102,6 +107,18 @@ def short(fingerprint: str) -> str:
     """The first twelve characters of a fingerprint, which is enough to tell two apart."""
     name, colon, digits = fingerprint.rpartition(":")
     return f"{name}{colon}{digits[:12]}"
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name with its middle left out where it is too long; its end tells files apart.
+
+    >>> shortened("animals/cats/00017.png", 15)
+    'anima…00017.png'
+    """
+    if len(name) <= longest:
+        return name
+    end = min(longest - 1, max(9, longest // 2))
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 def setting(value: Any) -> str:  # noqa: ANN401 - settings are free-form
