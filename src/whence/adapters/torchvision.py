@@ -192,12 +192,12 @@ def torchvision_dataset(name: str, root: Path, split: str | None) -> Torchvision
         MissingExtra: torchvision is not installed.
     """
     datasets = open_torchvision().datasets
-    kind: Any = getattr(datasets, name, None)
-    if name not in datasets.__all__ or not inspect.isclass(kind):
+    if name not in datasets.__all__ or not inspect.isclass(getattr(datasets, name)):
         near = get_close_matches(name, datasets.__all__, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         msg = f"torchvision has no dataset {name!r}.{hint}"
         raise DataError(msg)
+    kind: Any = getattr(datasets, name)
     options = split_options(kind, name, split)
     if "download" in inspect.signature(kind).parameters:
         options["download"] = False

@@ -1,10 +1,8 @@
 """Weight files: read without running code, fitted to an architecture, refused with a reason."""
 
-import pickle
+import argparse
 import re
-import struct
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +22,12 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "net.", "network.")
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt")
 SHOWN = 3
+CODE = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch says what a pickle asked for."""
+
+REASON = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
+"""Where torch says what is wrong with a pickle."""
+
 COUNTER = ".num_batches_tracked"
 """Batch norms count their batches in training; old files lack it and predictions ignore it."""
 
@@ -92,49 +96,37 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_torch(path: Path) -> object:
     """Read a file of ``torch.save`` without running anything in it."""
     try:
-        with warnings.catch_warnings():
+        # Checkpoints often keep the options of their training: a Namespace of plain values.
+        options = torch.serialization.safe_globals([argparse.Namespace])
+        with warnings.catch_warnings(), options:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        asked = re.search(
-            r"GLOBAL ([\w.]+)|(?:Unsupported|unsupported) (?:global|class) ([\w.]+)", text
+    except Exception as error:
+        # A damaged archive or pickle is answered with almost any exception.
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: Exception) -> WeightsError:
+    """Return the error for a file that ``torch.load`` would not read, by its reason."""
+    text = str(error)
+    if "TorchScript" in text:
+        return WeightsError(
+            f"{path} is a TorchScript archive, which is code with weights. Save only the weights: "
+            f"torch.save(torch.jit.load(path).state_dict(), new_path)."
         )
-        if asked or "nsupported" in text or "not an allowed global" in text:
-            name = next((group for group in asked.groups() if group), None) if asked else None
-            what = f" ({name})" if name else ""
-            msg = (
-                f"{path} holds more than tensors{what}: reading it would run code. Save only the "
-                f"weights, torch.save(model.state_dict(), path), or as safetensors."
-            )
-            raise WeightsError(msg) from error
-        raise truncated(path, error) from error
-    except RuntimeError as error:
-        if "TorchScript" in str(error):
-            msg = (
-                f"{path} is a TorchScript archive, which is code with weights. Save only the "
-                f"weights: torch.save(torch.jit.load(path).state_dict(), new_path)."
-            )
-            raise WeightsError(msg) from error
-        raise truncated(path, error) from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        struct.error,
-        zipfile.BadZipFile,
-        UnicodeDecodeError,
-    ) as error:
-        raise truncated(path, error) from error
+    asked = CODE.search(text)
+    if asked:
+        return WeightsError(
+            f"{path} holds more than tensors ({asked.group(1)}): reading it could run code. "
+            f"Save only the weights, torch.save(model.state_dict(), path), or as safetensors."
+        )
+    return truncated(path, error)
 
 
 def truncated(path: Path, error: Exception) -> WeightsError:
     """Return the error for a file that breaks off or is something else."""
-    first = str(error).strip().splitlines()
+    found = REASON.search(str(error))
+    first = [found.group(1)] if found else str(error).strip().splitlines()
     reason = first[0][:160] if first else type(error).__name__
     return WeightsError(
         f"{path} is truncated or corrupt, or no weight file ({path.stat().st_size:,} bytes; "
