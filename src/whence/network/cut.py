@@ -10,7 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 from whence.core import Images, Logits
 from whence.errors import SettingError
 from whence.network import rewrite
-from whence.network.layout import Plane, plane_of, zero_positions
+from whence.network.layout import Plane, multiple_of_batch, plane_of, zero_positions
 from whence.network.operations import holds_tensor, module_path, name_of
 
 __all__ = ["Cut"]
@@ -137,18 +137,18 @@ def is_reached(
     tail = rewrite.compiled(tail, tail.graph)
     generator = torch.Generator().manual_seed(0)
     drawn = {
-        name: (torch.randn(p.shape, generator=generator) / max(p[0].numel(), 1) ** 0.5).to(p)
+        name: (torch.randn(p.shape, generator=generator) / max(p.shape[1:].numel(), 1) ** 0.5).to(p)
         for name, p in names.items()
     }
     with torch.enable_grad():
-        leaf = first.detach().requires_grad_()
-        logits = tail(drawn, leaf, *rest)
+        leaf = torch.zeros_like(first, requires_grad=True)
+        logits = tail(drawn, first + leaf, *rest)
         weights = torch.randn(logits.shape, generator=generator).to(logits)
         (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
     if gradient is None:
         return False
     zero = zero_positions(plane.maps(gradient))
-    return not bool(zero.any() if plane.kind == "tokens" else zero.all())
+    return not bool((zero.any() if plane.kind == "tokens" else zero.all()).item())
 
 
 def bottlenecks(graph: Graph) -> list[Node]:
@@ -208,4 +208,8 @@ def tail_of(graph: Graph, alive: list[Node], inside: set[Node]) -> Graph:
 
 def is_batch_size(node: Node) -> bool:
     """Return whether the node reads the number of images off a tensor's first axis."""
-    return node.op == "call_function" and name_of(node) == "sym_size" and node.args[1] == 0
+    return (
+        node.op == "call_function"
+        and name_of(node) == "sym_size"
+        and multiple_of_batch(node.meta.get("val", 0)) == 1
+    )

@@ -13,10 +13,10 @@ FOLDABLE = frozenset({"conv2d", "conv1d", "linear"})
 
 
 def folded(module: GraphModule) -> GraphModule:
-    """Return the module with every batch norm folded into the convolution before it, if any.
+    r"""Return the module with every batch norm folded into the convolution before it, if any.
 
-    .. math:: w' = w \\gamma / \\sqrt{\\sigma^2 + \\epsilon}, \\quad
-              b' = (b - \\mu) \\gamma / \\sqrt{\\sigma^2 + \\epsilon} + \\beta
+    .. math:: w' = w \gamma / \sqrt{\sigma^2 + \epsilon}, \quad
+              b' = (b - \mu) \gamma / \sqrt{\sigma^2 + \epsilon} + \beta
 
     A batch norm whose input is used elsewhere too, or does not come from a convolution or linear
     layer, stays: folding it forwards would be wrong under zero padding.

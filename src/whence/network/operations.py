@@ -104,6 +104,7 @@ INPLACE: dict[str, Callable[..., Any]] = {
     "exp_": aten.exp.default,
     "sqrt_": aten.sqrt.default,
     "dropout_": aten.dropout.default,
+    "copy_": aten.copy.default,
 }
 """In-place operations and what computes the same into new memory."""
 
@@ -119,7 +120,7 @@ def raw_name(node: Node) -> str:
     """Return the name with the underscore of an in-place form, ``relu_``."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - no public name for this type
-        return target.overloadpacket.__name__
+        return str(target.overloadpacket.__name__)
     return getattr(target, "__name__", str(target))
 
 

@@ -6,7 +6,10 @@ at the speed of the model it was read from.
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
@@ -33,6 +36,7 @@ __all__ = [
     "replaced",
     "stored",
     "tidied",
+    "unwritten",
     "with_outputs",
     "with_parameters_as_input",
 ]
@@ -48,7 +52,7 @@ def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:
     return new, places
 
 
-def compiled(root: nn.Module, graph: Graph) -> GraphModule:
+def compiled(root: nn.Module | dict[str, Any], graph: Graph) -> GraphModule:
     """Return generated Python for the graph; parameters stay the objects that ``root`` holds."""
     graph.eliminate_dead_code()
     graph.lint()
@@ -61,10 +65,9 @@ def tidied(graph: Graph) -> None:
         if node.op == "call_module" or (
             node.op == "call_function" and raw_name(node) in NO_OPERATION
         ):
-            node.replace_all_uses_with(None)  # type: ignore[arg-type]
             graph.erase_node(node)
         elif is_switched_off(node):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
 
 
@@ -81,9 +84,35 @@ def depends_on_images(graph: Graph) -> set[Node]:
     for node in graph.nodes:
         if node.op == "placeholder":
             found.add(node)
-        elif node.op == "call_function" and any(n in found for n in value_inputs(node)):
+        if node.op == "call_function" and any(n in found for n in value_inputs(node)):
             found.add(node)
+            if is_inplace(node):
+                found.add(memory_of(node))
     return found
+
+
+def memory_of(node: Node) -> Node:
+    """Return the node whose memory a view, or the result of an in-place operation, shares."""
+    while (
+        node.op == "call_function"
+        and (name_of(node) in VIEWS or is_inplace(node))
+        and isinstance(node.args[0], Node)
+    ):
+        node = node.args[0]
+    return node
+
+
+def unwritten(graph: Graph) -> None:
+    """Let operations that overwrite the images or a stored tensor overwrite a copy of it."""
+    memories = dict.fromkeys(memory_of(node) for node in graph.nodes if is_inplace(node))
+    for memory in memories:
+        if memory.op not in ("placeholder", "get_attr"):
+            continue
+        with graph.inserting_after(memory):
+            private = graph.call_function(torch.ops.aten.clone.default, (memory,))
+        private.meta = {"val": memory.meta["val"]} if "val" in memory.meta else {}
+        for user in [user for user in memory.users if user is not private]:
+            user.replace_input_with(memory, private)
 
 
 def functional(graph: Graph) -> None:
@@ -117,9 +146,8 @@ def functional(graph: Graph) -> None:
                 )
                 raise UnsupportedOperation(msg)
         node.target = target
-        overwritten.replace_all_uses_with(
-            node, delete_user_cb=lambda user, at=order[node]: order[user] > at
-        )
+        for user in [user for user in overwritten.users if order[user] > order[node]]:
+            user.replace_input_with(overwritten, node)
 
 
 def aliases_of(node: Node) -> list[Node]:
@@ -171,7 +199,7 @@ def with_outputs(graph: Graph, values: Sequence[Node]) -> None:
 def replaced(graph: Graph, node: Node, function: Callable[..., object], *before: object) -> Node:
     """Replace a node by a call of ``function(*before, *its arguments)``; return the new node."""
     with graph.inserting_after(node):
-        new = graph.call_function(function, (*before, *node.args), dict(node.kwargs))
+        new = graph.call_function(function, (*before, *node.args), dict(node.kwargs))  # type: ignore[arg-type]
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
@@ -180,22 +208,20 @@ def replaced(graph: Graph, node: Node, function: Callable[..., object], *before:
 
 def stored(module: nn.Module, node: Node) -> Tensor:
     """Return the tensor that a ``get_attr`` node fetches, without its gradient."""
-    value: object = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value: object = attrgetter(str(node.target))(module)
     if not isinstance(value, Tensor):
         message = f"{node.target} is not a tensor"
         raise TypeError(message)
     return value
 
 
-def attributes(module: nn.Module, graph: Graph) -> dict[str, Tensor]:
+def attributes(module: nn.Module, graph: Graph) -> dict[str, Any]:
     """Return everything that the graph fetches and the module holds, by name."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             try:
-                found[str(node.target)] = stored(module, node)
+                found[str(node.target)] = attrgetter(str(node.target))(module)
             except AttributeError:
                 continue
     return found
