@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from PIL import Image
 
@@ -23,6 +23,7 @@ SPLITS = frozenset({"test", "train", "training", "testing", "val", "valid", "val
 IGNORED = "__MACOSX"
 
 
+@runtime_checkable
 class Files(Protocol):
     """Named files, read by name."""
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ NAMED = 3
 """Unusable images that an error names."""
 
 
+@runtime_checkable
 class PictureSource(Protocol):
     """Numbered pictures: a folder, an archive, an array."""
 
