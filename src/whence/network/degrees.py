@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from whence.network import rewrite
-from whence.network.operations import VIEWS, name_of
+from whence.network.operations import VIEWS, name_of, nodes_in
 
 __all__ = ["Offence", "judge"]
 
@@ -90,17 +90,6 @@ def judge(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
         return JUDGES[name](node, degrees, module)
     reason = "Its degree is not known."
     return given[0], Offence(reason=reason, cure="Replace it with an operation of known degree.")
-
-
-def nodes_in(arguments: Iterable[object]) -> list[Node]:
-    """Return the nodes among arguments and in their lists, each as often as it stands there."""
-    found: list[Node] = []
-    for argument in arguments:
-        if isinstance(argument, Node):
-            found.append(argument)
-        elif isinstance(argument, (list, tuple)):
-            found.extend(nodes_in(argument))
-    return found
 
 
 def degrees_in(arguments: Iterable[object], degrees: Degrees) -> list[float]:

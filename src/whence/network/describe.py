@@ -9,9 +9,12 @@ from torch.fx import GraphModule, Node
 
 from whence.network import rewrite
 from whence.network.layout import shape_of
-from whence.network.operations import module_path, name_of, tensor_inputs
+from whence.network.operations import holds_tensor, module_path, name_of, nodes_in
 
 __all__ = ["Description", "OperationRow"]
+
+MATRIX_PRODUCTS = {"matmul": 0, "bmm": 0, "mm": 0, "addmm": 1, "baddbmm": 1}
+"""Matrix products, and the place of their left factor among the tensors that they take."""
 
 
 @final
@@ -143,16 +146,32 @@ def multiply_adds(node: Node) -> int:
     """Return the multiply-adds of a node for one image: those of matrix products."""
     name = name_of(node)
     sizes = sizes_for_one_image(node)
-    inputs = [sizes_for_one_image(n) for n in tensor_inputs(node)]
+    inputs = [sizes_for_one_image(n) for n in nodes_in(node.args) if holds_tensor(n)]
     if name in ("conv2d", "conv1d", "linear"):
         weight = stored_shape(node.args[1])
         return prod(sizes) * prod(weight[1:])
-    if name in ("matmul", "bmm") and inputs:
-        return prod(sizes) * inputs[0][-1]
+    if name == "conv_transpose2d":
+        return prod(inputs[0]) * prod(stored_shape(node.args[1])[1:])
+    if name in MATRIX_PRODUCTS:
+        return prod(sizes) * inputs[MATRIX_PRODUCTS[name]][-1]
+    if name == "einsum":
+        return contraction(str(node.args[0]), inputs)
     if name == "scaled_dot_product_attention":
         query, key, value = inputs[:3]
         return prod(query) * key[-2] + prod(query[:-1]) * key[-2] * value[-1]
     return 0
+
+
+def contraction(equation: str, inputs: list[tuple[int, ...]]) -> int:
+    """Return the multiply-adds of an Einstein sum: the product of all its axes."""
+    axes: dict[str, int] = {}
+    for term, sizes in zip(equation.partition("->")[0].split(","), inputs, strict=True):
+        letters, rest = term.replace(" ", "").replace("...", "*"), list(sizes)
+        before = letters.index("*") if "*" in letters else len(letters)
+        hidden = len(rest) - len(letters.replace("*", ""))
+        names = [*letters[:before], *(f"*{i}" for i in range(hidden)), *letters[before + 1 :]]
+        axes |= dict(zip(names, rest, strict=True))
+    return prod(axes.values())
 
 
 def sizes_for_one_image(node: Node) -> tuple[int, ...]:

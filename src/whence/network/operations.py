@@ -5,7 +5,7 @@ Operations are ATen overloads such as ``aten.conv2d.default``; here they go by t
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "is_inplace",
     "module_path",
     "name_of",
+    "nodes_in",
     "outplace_form",
     "tensor_inputs",
     "value_inputs",
@@ -155,6 +156,17 @@ def holds_tensor(node: Node) -> bool:
     """Return whether a node's value is a tensor or a list of tensors."""
     value = node.meta.get("val")
     return isinstance(value, (Tensor, tuple, list))
+
+
+def nodes_in(arguments: Iterable[object]) -> list[Node]:
+    """Return the nodes among arguments and in their lists, each as often as it stands there."""
+    found: list[Node] = []
+    for argument in arguments:
+        if isinstance(argument, Node):
+            found.append(argument)
+        elif isinstance(argument, (list, tuple)):
+            found.extend(nodes_in(argument))
+    return found
 
 
 def value_inputs(node: Node) -> list[Node]:
