@@ -6,7 +6,10 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3
+# The first Python that is new enough; another one: make PYTHON=/path/to/python
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name $(NEW_ENOUGH) 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 WORKERS ?= 2
 
@@ -49,9 +52,9 @@ clean: ## Remove what the other targets made, .venv included
 
 # A virtual environment that was interrupted half-way has no stamp and is made again.
 .venv/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "whence needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
-	       "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(or $(PYTHON),false) $(NEW_ENOUGH) 2>/dev/null || { \
+	  echo "whence needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is none." \
+	       "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
