@@ -173,9 +173,7 @@ def _map(values, method: str, explained: float, gap: float | None) -> MapRecord:
 
 def _image(index, pictures, labels, classes) -> TrainingImage:
     name = f"{classes[labels[index]]}/{index:05d}.png"
-    return TrainingImage(
-        index=index, name=name, label=int(labels[index]), picture=pictures[index]
-    )
+    return TrainingImage(index=index, name=name, label=int(labels[index]), picture=pictures[index])
 
 
 def _suspect(at, pictures, labels, classes, generator, kept, half) -> SuspectLabel:

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from whence.errors import OutputError, RecordError
 from whence.report import render_explanation, render_report
@@ -38,7 +37,7 @@ def get(folder: str | Path, path: str) -> Answer:
             string is ignored. Anything else is answered with 404, a result that cannot be
             read with 500 and the reason.
     """
-    address = urlsplit(path).path
+    address = path.partition("?")[0]
     place = Path(folder)
     try:
         match address:
@@ -48,7 +47,7 @@ def get(folder: str | Path, path: str) -> Answer:
                 return _file(place / "audit.json", _JSON)
             case "/explanation.json":
                 return _file(place / "explanation.json", _JSON)
-            case "/influences.csv":
+            case "/influences.csv" if (place / "audit.json").exists():
                 table = influence_table(load_audit(place))
                 return Answer(200, _CSV, table.encode("utf-8", "backslashreplace"))
     except (RecordError, OutputError) as error:

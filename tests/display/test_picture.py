@@ -1,0 +1,123 @@
+"""Pictures as files, and figures."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whence.display import (
+    Panel,
+    data_uri,
+    enlarge,
+    figure_of_query,
+    is_pixel_art,
+    jpeg_bytes,
+    overlay,
+    picture_uri,
+    png_bytes,
+    shrink,
+    shrink_map,
+    symmetric_limit,
+)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def read(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
+
+
+def test_a_png_holds_the_picture_exactly():
+    picture = noise(5, 7, 3)
+    assert (np.asarray(Image.open(io.BytesIO(png_bytes(picture)))) == picture).all()
+
+
+def test_a_small_picture_stays_exact_in_its_uri():
+    picture = noise(8, 8, 3)
+    assert (np.asarray(read(picture_uri(picture))) == picture).all()
+
+
+def test_a_large_picture_becomes_a_small_jpeg():
+    image = read(picture_uri(noise(600, 300, 3), 200))
+    assert image.format == "JPEG"
+    assert image.size == (100, 200)
+
+
+def test_a_uri_names_its_kind():
+    assert data_uri(jpeg_bytes(noise(4, 4, 3)), "jpeg").startswith("data:image/jpeg;base64,")
+
+
+def test_shrinking_keeps_the_proportions_and_never_enlarges():
+    assert shrink(noise(300, 100, 3), 150).shape == (150, 50, 3)
+    assert shrink(noise(1000, 1, 3), 100).shape == (100, 1, 3)
+    small = noise(20, 30, 3)
+    assert shrink(small, 30) is small
+
+
+def test_a_map_shrinks_to_the_means_of_its_blocks():
+    values = np.random.default_rng(0).standard_normal((8, 12)).astype(np.float32)
+    expected = values.reshape(4, 2, 6, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(shrink_map(values, 6), expected, atol=1e-6)
+
+
+def test_enlarging_repeats_each_pixel():
+    picture = noise(2, 3, 3)
+    large = enlarge(picture, 7)
+    assert large.shape == (8, 12, 3)
+    assert (large[::4, ::4] == picture).all()
+    assert (large[3::4, 3::4] == picture).all()
+    assert enlarge(picture, 1).shape == picture.shape
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, True), (96, True), (97, False)])
+def test_small_pictures_show_their_pixels(side, expected):
+    assert is_pixel_art(noise(side, side, 3)) is expected
+    assert is_pixel_art(noise(4, side, 3)) is expected
+
+
+def panel(side, value, title="a title", note="a note"):
+    picture = np.full((side, side, 3), 90, np.uint8)
+    return Panel(
+        picture=picture, values=np.full((side, side), value, np.float32), title=title, note=note
+    )
+
+
+def test_a_figure_shows_the_test_image_its_map_and_the_training_images():
+    strip = figure_of_query(panel(8, 1.0), [panel(8, 1.0), panel(8, -1.0)], opacity=1.0)
+    found = {tuple(colour) for colour in np.unique(strip.reshape(-1, 3), axis=0)}
+    grey = np.full((1, 1, 3), 90, np.uint8)
+    for value in (0.0, 1.0, -1.0):
+        assert tuple(overlay(grey, np.full((1, 1), value), 1.0)[0, 0]) in found
+
+
+def test_training_images_of_a_figure_share_one_scale():
+    weak, strong = panel(8, 0.1), panel(8, 1.0)
+    alone = figure_of_query(panel(8, 1.0), [weak])
+    beside = figure_of_query(panel(8, 1.0), [weak, strong])
+    shared = symmetric_limit([weak.values, strong.values])
+    grey = np.full((1, 1, 3), 90, np.uint8)
+    pale = overlay(grey, np.full((1, 1), 0.1), shared, opacity=0.9)[0, 0]
+    assert (beside == pale).all(axis=-1).sum() > 10_000
+    assert (alone == pale).all(axis=-1).sum() == 0
+
+
+def test_a_figure_grows_with_its_training_images_and_takes_long_names():
+    long = panel(100, 1.0, title="a very long name of a class " * 5, note="x" * 500)
+    widths = [figure_of_query(long, [long] * count).shape[1] for count in (0, 1, 5)]
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_a_figure_keeps_the_proportions_of_its_pictures():
+    wide = Panel(
+        picture=np.zeros((50, 200, 3), np.uint8), values=np.zeros((50, 200)), title="", note=""
+    )
+    strip = figure_of_query(wide, [])
+    columns, rows = (np.flatnonzero((strip == 0).all(-1).any(axis)) for axis in (0, 1))
+    black = (strip == 0).all(-1)
+    tile = black[:, : strip.shape[1] // 2]
+    assert tile.sum(axis=1).max() == pytest.approx(4 * tile.sum(axis=0).max(), rel=0.05)
+    assert len(columns) > len(rows)
