@@ -61,4 +61,4 @@ def test_every_command_is_in_the_manual():
 def test_every_room_is_in_the_python_reference():
     shown = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
     rooms = {path.parent.name for path in (REPOSITORY / "src" / "whence").glob("*/__init__.py")}
-    assert {room for room in rooms if f"whence.{room}\n" not in shown} == set()
+    assert {room for room in rooms if f":: whence.{room}\n" not in shown} == set()
