@@ -137,7 +137,9 @@ def test_a_map_with_nothing_in_favour_is_zero_and_reported(pooled, images):
     assert result.blank.tolist()[0] is True
     assert result.blank.tolist()[2] is True
     assert not result.blank.all()
-    assert (GradCAM(relu=False)(f, images)[0] < 0).all()
+    signed = attribute(GradCAM(relu=False), f, images)
+    assert (signed.values[0] < 0).all()
+    assert not signed.blank.any()
 
 
 def test_the_cut_can_be_named(pooled, images):
@@ -168,9 +170,17 @@ def test_tokens_are_a_map_and_the_class_token_is_not_in_it(images):
 
 def test_nothing_in_front_of_the_cut_is_differentiated(pooled, images):
     f = scalar(pooled, images, logit(1))
-    with Backwards() as seen:
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with Backwards() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         GradCAM()(f, images)
     assert seen.count == 0
+    assert max(kept) <= 5 * 6 * 16, "no more is kept than the activation at the cut"
+    assert images.numel() not in kept
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

@@ -120,6 +120,16 @@ def test_callers_may_have_switched_gradients_off(method, mode, rectifier, images
     torch.testing.assert_close(values.clone(), method(f, images))
 
 
+@pytest.mark.parametrize("method", KEEPING, ids=lambda m: type(m).__name__)
+def test_images_made_under_inference_mode_can_be_trained_on(method, smooth, images):
+    f = ModelScalar(smooth, logit(1))
+    with torch.inference_mode():
+        made = images.clone()
+    (slope,) = torch.autograd.grad(method(f, made).square().sum(), smooth[2].weight)
+    (expected,) = torch.autograd.grad(method(f, images).square().sum(), smooth[2].weight)
+    torch.testing.assert_close(slope, expected)
+
+
 @each_method
 def test_frozen_weights_change_nothing(method, rectifier, images):
     model, frozen = rectifier(), rectifier().requires_grad_(requires_grad=False)

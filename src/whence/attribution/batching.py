@@ -76,22 +76,19 @@ class Pace:
         images: What the rows look like.
         batch_size: Rows per batch, if the user set it.
         budget: Bytes that a pass may take; :func:`memory_budget` of the device by default.
-        measure: Whether to learn from the first batch. Where the graph is kept, all batches
-            stay in memory and there is nothing to gain.
     """
 
     f: ScalarFn
     images: Images
     batch_size: int | None = None
     budget: int | None = None
-    measure: bool = True
 
     def __post_init__(self) -> None:
         """Choose the first batch."""
         budget = memory_budget(self.images.device) if self.budget is None else self.budget
         self.limit: int = budget
         self.size: int = self.batch_size or first_rows(self.images, budget)
-        self.settled: bool = self.batch_size is not None or not self.measure
+        self.settled: bool = self.batch_size is not None
 
     def spans(self, count: int, width: int = 1) -> Iterator[tuple[int, int]]:
         """Yield ``(start, stop)`` over ``range(count)``, each item taking ``width`` rows.

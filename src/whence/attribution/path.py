@@ -90,9 +90,7 @@ class IntegratedGradients:
                 )
                 raise ShapeError(msg)
             line = Line(f=f, start=start, change=images - start, create_graph=self.create_graph)
-            pace = Pace(
-                f=f, images=images, batch_size=self.batch_size, measure=not self.create_graph
-            )
+            pace = Pace(f=f, images=images, batch_size=self.batch_size)
             explained = reference = None
             passes = 0.0
             if law:
