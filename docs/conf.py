@@ -1,14 +1,17 @@
 """Sphinx builds the manual from these pages, the docstrings and the commands' own help."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from whence import __version__
@@ -60,15 +63,25 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def mathml(node: nodes.Element, *, block: bool) -> str:
+    """Return a formula as MathML, whose brackets grow by themselves; warn where it cannot be."""
+    formula = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])", "", node.astext())
+    try:
+        return str(tex2mathml(formula, as_block=block))
+    except MathError as error:
+        logging.getLogger("whence").warning("%s in %s", error, formula, location=node)
+        return ""
+
+
 def inline_math(translator: Any, node: nodes.math) -> None:  # noqa: ANN401 - Sphinx's visitor
     """Write a formula inside a line as MathML, which needs no script and no network."""
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(mathml(node, block=False))
     raise nodes.SkipNode
 
 
 def block_math(translator: Any, node: nodes.math_block) -> None:  # noqa: ANN401 - as above
     """Write a formula of its own as MathML."""
-    translator.body.append(f"<div class='math'>{tex2mathml(node.astext(), as_block=True)}</div>")
+    translator.body.append(f"<div class='math'>{mathml(node, block=True)}</div>")
     raise nodes.SkipNode
 
 
