@@ -7,10 +7,13 @@ import torch
 from torch import SymInt, Tensor
 from torch.fx import Graph, Node
 
-from whence.network.operations import VIEWS, name_of, tensor_inputs
+from whence.network.operations import name_of, tensor_inputs
 from whence.network.rewrite import depends_on_images
 
 __all__ = ["BatchAxis", "Plane", "batch_axes", "plane_of", "shape_of"]
+
+RESHAPES = frozenset({"view", "reshape", "reshape_as", "view_as", "flatten", "unflatten"})
+"""Operations that regroup axes but keep the order of elements."""
 
 
 @final
@@ -108,11 +111,11 @@ def batch_axis(node: Node, known: dict[Node, BatchAxis]) -> BatchAxis | None:
     count = multiple_of_batch(shape[at])
     if count == 1:
         return BatchAxis(at)
-    source = next((n for n in tensor_inputs(node) if n in known and shape_of(n)), None)
+    source = next((n for n in tensor_inputs(node) if n in known), None)
     if source is None:
         return None
     before = known[source]
-    if name_of(node) in VIEWS and name_of(node) not in ("transpose", "permute"):
+    if name_of(node) in RESHAPES and shape_of(source):
         left = product(shape_of(source)[: before.axis]) * before.outer
         outer = left // product(shape[:at])
         return BatchAxis(at, outer, count // outer) if outer and count % outer == 0 else None

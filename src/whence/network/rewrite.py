@@ -32,6 +32,7 @@ __all__ = [
     "copied",
     "depends_on_images",
     "functional",
+    "guarded",
     "parameter_nodes",
     "replaced",
     "stored",
@@ -225,3 +226,41 @@ def attributes(module: nn.Module, graph: Graph) -> dict[str, Any]:
             except AttributeError:
                 continue
     return found
+
+
+def guarded(graph: Graph) -> None:
+    """Guard batch norms whose gradient may arrive transposed.
+
+    For a single image, PyTorch's batch norm on the CPU takes a gradient of shape ``(1, c, h, w)``
+    whose memory is laid out ``(h, w, c)`` for a contiguous one, and returns wrong gradients
+    without a warning. It happens where tokens are made of a normalised feature map.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and name_of(node) == "batch_norm" and turns_later(node):
+            with graph.inserting_after(node):
+                new = graph.call_function(with_contiguous_gradient, (node,))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+
+
+def turns_later(node: Node) -> bool:
+    """Return whether a feature map's axes are reordered before a layer reads it."""
+    seen = {node}
+    pending = [node]
+    while pending:
+        for user in pending.pop().users:
+            if user.op != "call_function" or user in seen:
+                continue
+            seen.add(user)
+            if name_of(user) in ("transpose", "permute", "movedim"):
+                return True
+            if name_of(user) not in ("conv2d", "linear", "matmul", "batch_norm", "layer_norm"):
+                pending.append(user)
+    return False
+
+
+def with_contiguous_gradient(values: Tensor) -> Tensor:
+    """Return the values; for a single image their gradient will be contiguous."""
+    if len(values) == 1 and values.ndim == 4 and values.requires_grad:  # noqa: PLR2004 - b c h w
+        values.register_hook(lambda gradient: gradient.contiguous())
+    return values

@@ -1,0 +1,144 @@
+"""Layers: an input and the gradient of an output become a weight's and a bias's blocks."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from whence.gradients.blocks import Block, DirectBlock, FactoredBlock
+from whence.gradients.routes import LayerUse
+
+__all__ = ["layer_blocks"]
+
+
+def layer_blocks(
+    use: LayerUse, source: Tensor, gradient: Tensor, statistics: tuple[Tensor, ...]
+) -> dict[str, Block]:
+    """Return the blocks of a layer's weight and bias, under the names of these values.
+
+    Args:
+        use: The layer.
+        source: Its input.
+        gradient: The gradient of its output.
+        statistics: Running mean and variance, for batch norm.
+    """
+    match use.operation:
+        case "conv2d":
+            return conv_blocks(use, source, gradient)
+        case "linear":
+            return linear_blocks(use, source, gradient)
+        case _:
+            return norm_blocks(use, source, gradient, statistics)
+
+
+def conv_blocks(use: LayerUse, source: Tensor, gradient: Tensor) -> dict[str, Block]:
+    """Return the blocks of a convolution, its input unfolded into patches."""
+    shape, stride, padding, dilation, groups = convolution_settings(use.settings)
+    inner = len(source) // count_of(use, source)
+    found: dict[str, Block] = {}
+    outputs = gradient.flatten(2)
+    if use.weight is not None:
+        if shape[2:] == (1, 1) and padding == (0, 0):
+            patches = source[:, :, :: stride[0], :: stride[1]].flatten(2)
+        else:
+            patches = functional.unfold(source, shape[2:], dilation, padding, stride)
+        found[use.weight] = FactoredBlock(
+            output=merged(outputs.unflatten(1, (groups, -1)), inner),
+            input=merged(patches.unflatten(1, (groups, -1)), inner),
+            shape=shape,
+        )
+    if use.bias is not None:
+        summed = outputs.sum(dim=2).unflatten(0, (-1, inner)).sum(dim=1)
+        found[use.bias] = DirectBlock(values=summed, shape=(shape[0],))
+    return found
+
+
+def merged(values: Tensor, inner: int) -> Tensor:
+    """Return ``(b * inner, g, c, t)`` as ``(b, g, c, inner * t)``."""
+    if inner == 1:
+        return values
+    return values.unflatten(0, (-1, inner)).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def count_of(use: LayerUse, source: Tensor) -> int:
+    """Return the number of images in a layer's input."""
+    return source.shape[use.axis.axis] // (use.axis.outer * use.axis.inner)
+
+
+def convolution_settings(
+    settings: tuple[Any, ...],
+) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    """Return weight shape, stride, padding, dilation and groups of a convolution."""
+    shape, *rest = settings
+    given = [*rest, *([None] * (4 - len(rest)))]
+    stride, padding, dilation = (
+        pair(value, default) for value, default in zip(given[:3], (1, 0, 1), strict=True)
+    )
+    if given[1] == "same":
+        padding = ((shape[2] - 1) * dilation[0] // 2, (shape[3] - 1) * dilation[1] // 2)
+    return tuple(shape), stride, padding, dilation, int(given[3] or 1)
+
+
+def pair(value: Any, default: int) -> tuple[int, int]:  # noqa: ANN401 - as ATen writes it
+    """Return two integers for what ATen takes as one, two or none."""
+    if value is None or isinstance(value, str):
+        return default, default
+    if isinstance(value, int):
+        return value, value
+    values = list(value)
+    return int(values[0]), int(values[-1])
+
+
+def linear_blocks(use: LayerUse, source: Tensor, gradient: Tensor) -> dict[str, Block]:
+    """Return the blocks of a linear layer."""
+    shape = tuple(use.settings[0])
+    inputs = use.axis.to_front(source).flatten(1, -2)
+    outputs = use.axis.to_front(gradient).flatten(1, -2)
+    found: dict[str, Block] = {}
+    if use.weight is not None:
+        found[use.weight] = FactoredBlock(
+            output=outputs.transpose(1, 2)[:, None],
+            input=inputs.transpose(1, 2)[:, None],
+            shape=shape,
+        )
+    if use.bias is not None:
+        found[use.bias] = DirectBlock(values=outputs.sum(dim=1), shape=shape[:1])
+    return found
+
+
+def norm_blocks(
+    use: LayerUse, source: Tensor, gradient: Tensor, statistics: tuple[Tensor, ...]
+) -> dict[str, Block]:
+    """Return the blocks of a normalisation's scale and shift."""
+    channels = source.shape[1]
+    match use.operation:
+        case "batch_norm":
+            normal = functional.batch_norm(source, *statistics, eps=use.settings[0])
+        case "group_norm":
+            normal = functional.group_norm(source, use.settings[0], eps=epsilon(use.settings))
+        case _:
+            normal = functional.layer_norm(source, use.settings[0], eps=epsilon(use.settings))
+    if use.operation == "layer_norm":
+        shape = tuple(use.settings[0])
+        summed = [
+            use.axis.to_front(v).flatten(1, -1 - len(shape)).sum(dim=1).flatten(1)
+            for v in (gradient * normal, gradient)
+        ]
+    else:
+        shape = (channels,)
+        inner = len(source) // count_of(use, source)
+        summed = [
+            v.reshape(len(source) // inner, inner, channels, -1).sum(dim=(1, 3))
+            for v in (gradient * normal, gradient)
+        ]
+    names = (use.weight, use.bias)
+    return {
+        name: DirectBlock(values=values, shape=shape)
+        for name, values in zip(names, summed, strict=True)
+        if name is not None
+    }
+
+
+def epsilon(settings: tuple[Any, ...]) -> float:
+    """Return the epsilon of a layer or group norm."""
+    return float(settings[1]) if len(settings) > 1 else 1e-5

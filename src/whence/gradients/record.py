@@ -1,0 +1,254 @@
+r"""Recorder: the gradients of every image of a batch, in one forward and one backward pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.func import grad, vjp, vmap
+
+from whence.core import Images, Logits, Scalars, Target
+from whence.errors import SettingError
+from whence.gradients.blocks import Block, DirectBlock
+from whence.gradients.layers import layer_blocks
+from whence.gradients.routes import Uses, find_uses, gathered
+from whence.network import Network, rewrite
+
+__all__ = ["ExampleGradients", "Recorder"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExampleGradients:
+    """Named gradients for each image of a batch.
+
+    Args:
+        logits: The model's output for the batch, ``(b, k)``.
+        blocks: For each parameter its blocks; a shared parameter has several, which add up.
+    """
+
+    logits: Logits
+    blocks: Mapping[str, tuple[Block, ...]]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.logits)
+
+    def materialise(self) -> dict[str, Tensor]:
+        """Return the gradients in full: for each parameter ``(b, *shape)``."""
+        return {
+            name: combined(blocks).unflatten(1, blocks[0].shape) if blocks[0].shape
+            else combined(blocks)[:, 0]
+            for name, blocks in self.blocks.items()
+        }
+
+    def dot(self, queries: Mapping[str, Tensor]) -> Tensor:
+        """Return inner products with queries, over all parameters: ``(b, q)``.
+
+        Args:
+            queries: For each parameter ``(q, *shape)``.
+        """
+        total: Tensor | None = None
+        for name, blocks in self.blocks.items():
+            stacked = queries[name].flatten(1) if queries[name].ndim > 1 else queries[name][:, None]
+            for block in blocks:
+                part = block.dot(stacked)
+                total = part if total is None else total + part
+        if total is None:
+            count = len(next(iter(queries.values()))) if queries else 0
+            return self.logits.new_zeros(len(self), count)
+        return total
+
+    def squared_norm(self) -> Scalars:
+        """Return squared Euclidean norms over all parameters, ``(b,)``."""
+        total = self.logits.new_zeros(len(self))
+        for blocks in self.blocks.values():
+            single = len(blocks) == 1
+            total = total + (
+                blocks[0].squared_norm() if single else combined(blocks).square().sum(dim=1)
+            )
+        return total
+
+    def norm(self) -> Scalars:
+        """Return Euclidean norms over all parameters, ``(b,)``."""
+        return self.squared_norm().sqrt()
+
+
+def combined(blocks: Sequence[Block]) -> Tensor:
+    """Return the sum of several blocks of one parameter, ``(b, size)``."""
+    total = blocks[0].materialise()
+    for block in blocks[1:]:
+        total = total + block.materialise()
+    return total
+
+
+@final
+class Recorder:
+    """Records example gradients of a network; made once, used for every batch.
+
+    The cost is one forward pass, one backward pass without weight gradients, and one matrix
+    product per layer when gradients are multiplied or formed.
+
+    Args:
+        network: The network.
+        parameters: Names of the parameters to take gradients for; all by default.
+    """
+
+    def __init__(self, network: Network, parameters: Sequence[str] | None = None) -> None:
+        self.network = network
+        self.names = chosen(network, parameters)
+        graph, _ = rewrite.copied(network.graph)
+        uses = find_uses(graph, frozenset(self.names))
+        self.uses = uses
+        self.pulls = {name: pull(network, node) for name, node in uses.derived.items()}
+        rewrite.with_outputs(graph, uses.recorded)
+        rewrite.with_parameters_as_input(graph, network.parameters)
+        self.function: Callable[[Mapping[str, Tensor], Tensor], Any] = rewrite.compiled(
+            network.module, graph
+        )
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """Parameters whose gradients come from ``vmap`` over ``grad``: exact, but slower."""
+        return self.uses.left
+
+    def record(
+        self, images: Images, target: Target, *, create_graph: bool = False
+    ) -> ExampleGradients:
+        """Return the gradients of ``target(logits)`` of each image.
+
+        Args:
+            images: The batch, ``(b, c, h, w)``.
+            target: Which number of the logits to differentiate.
+            create_graph: Keep the graph, so that what is made of the gradients can be
+                differentiated with respect to the images.
+        """
+        self.network.check(images)
+        with torch.enable_grad():
+            parameters = {
+                name: p.detach().requires_grad_() for name, p in self.network.parameters.items()
+            }
+            logits, values = self.function(parameters, images)
+            uses = self.uses
+            wanted = [values[u.output] for u in (*uses.layers, *uses.spreads)]
+            found = torch.autograd.grad(
+                target(logits).sum(), wanted, create_graph=create_graph, materialize_grads=True
+            ) if wanted else ()
+        with torch.set_grad_enabled(create_graph):
+            held = [v if create_graph else v.detach() for v in values]
+            blocks = self.collect(uses, held, found, parameters)
+            left = self.by_vmap(images, target, parameters)
+        for name, value in left.items():
+            shape = tuple(parameters[name].shape)
+            blocks.setdefault(name, []).append(DirectBlock(values=value.flatten(1), shape=shape))
+        return ExampleGradients(
+            logits=logits if create_graph else logits.detach(),
+            blocks={name: tuple(blocks[name]) for name in self.names if name in blocks},
+        )
+
+    def collect(
+        self,
+        uses: Uses,
+        values: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+    ) -> dict[str, list[Block]]:
+        """Return the blocks of every parameter from what was recorded."""
+        blocks: dict[str, list[Block]] = {}
+        layers = gradients[: len(uses.layers)]
+        for use, gradient in zip(uses.layers, layers, strict=True):
+            statistics = tuple(values[i] for i in use.statistics)
+            for name, block in layer_blocks(use, values[use.source], gradient, statistics).items():
+                self.add(blocks, name, block, parameters)
+        for spread, gradient in zip(uses.spreads, gradients[len(uses.layers) :], strict=True):
+            shape = tuple(self.uses.derived[spread.value].meta["val"].shape)
+            front = gathered(gradient, spread.axis, shape).flatten(1)
+            self.add(blocks, spread.value, DirectBlock(values=front, shape=shape), parameters)
+        return blocks
+
+    def add(
+        self,
+        blocks: dict[str, list[Block]],
+        value: str,
+        block: Block,
+        parameters: Mapping[str, Tensor],
+    ) -> None:
+        """Add a value's block to the parameters that it is made of."""
+        if self.uses.derived[value].op == "get_attr":
+            blocks.setdefault(value, []).append(block)
+            return
+        names, function = self.pulls[value]
+        inputs = {name: parameters[name].detach() for name in names}
+        _, back = vjp(function, inputs)
+        (pulled,) = vmap(back)(block.materialise().unflatten(1, block.shape))
+        for name in names:
+            if name in self.names:
+                direct = DirectBlock(
+                    values=pulled[name].flatten(1), shape=tuple(inputs[name].shape)
+                )
+                blocks.setdefault(name, []).append(direct)
+
+    def by_vmap(
+        self, images: Tensor, target: Target, parameters: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the gradients of parameters that no route covers."""
+        if not self.uses.left:
+            return {}
+        held = {name: p.detach() for name, p in parameters.items()}
+
+        def scalar(chosen: dict[str, Tensor], image: Tensor, row: Tensor) -> Tensor:
+            logits, _ = self.function({**held, **chosen}, image[None])
+            return target.at(row[None])(logits)[0]
+
+        rows = torch.arange(len(images), device=images.device)
+        some = {name: held[name] for name in self.uses.left}
+        return vmap(grad(scalar), in_dims=(None, 0, 0))(some, images, rows)  # type: ignore[no-any-return]
+
+
+def chosen(network: Network, parameters: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the chosen parameters, checked."""
+    if parameters is None:
+        return tuple(network.parameters)
+    missing = [name for name in parameters if name not in network.parameters]
+    if missing or not parameters:
+        some = ", ".join(list(network.parameters)[:6])
+        msg = (
+            f"The network has no parameter {missing[0] if missing else '(none were given)'!r}. "
+            f"Its parameters are {some}, ... ({len(network.parameters)} in all)."
+        )
+        raise SettingError(msg)
+    return tuple(parameters)
+
+
+def pull(
+    network: Network, node: Node
+) -> tuple[tuple[str, ...], Callable[[Mapping[str, Tensor]], Tensor]]:
+    """Return the function of parameters that makes a derived value, and which they are."""
+    graph = Graph()
+    places: dict[Node, Node] = {}
+    needed = ancestors(node)
+    for old in node.graph.nodes:
+        if old in needed:
+            places[old] = graph.node_copy(old, lambda n: places[n])
+    graph.output(places[node])
+    names = tuple(
+        str(n.target)
+        for n in graph.nodes
+        if n.op == "get_attr" and str(n.target) in network.parameters
+    )
+    rewrite.with_parameters_as_input(graph, names)
+    return tuple(dict.fromkeys(names)), GraphModule(network.module, graph)
+
+
+def ancestors(node: Node) -> set[Node]:
+    """Return a node and everything that it is made of."""
+    found = {node}
+    pending = [node]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
