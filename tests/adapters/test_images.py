@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whence.adapters import load_image
 from whence.adapters import images as images_module
+from whence.adapters import load_image
 from whence.adapters.images import decode_image, is_image_name
 from whence.errors import ImageError
 
@@ -117,7 +117,7 @@ def test_an_empty_file_is_named():
 def test_a_web_page_and_a_git_lfs_pointer_are_named():
     with pytest.raises(ImageError, match=r"a\.png is a web page"):
         decode_image(b"<!DOCTYPE html><html>no such file</html>", "a.png")
-    with pytest.raises(ImageError, match="Git LFS pointer.*git lfs pull"):
+    with pytest.raises(ImageError, match=r"Git LFS pointer.*git lfs pull"):
         decode_image(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.png")
     with pytest.raises(ImageError, match="is no image, or its beginning is corrupt"):
         decode_image(b"once upon a time", "a.png")

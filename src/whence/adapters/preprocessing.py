@@ -55,7 +55,8 @@ class Preprocessing:
         source: Where this was found: "weights' own transforms", "timm config", "command line".
 
     Example:
-        >>> grey = declared_preprocessing({"size": 2, "channels": 1, "mean": 0.5, "std": 0.5})
+        >>> settings = {"size": 2, "channels": 1, "mean": 0.5, "std": 0.5}
+        >>> grey = declared_preprocessing(settings, "an example")
         >>> grey.tensor(np.full((2, 2), 255, dtype=np.uint8)).tolist()
         [[[1.0, 1.0], [1.0, 1.0]]]
     """

@@ -118,7 +118,8 @@ def read_npz(path: Path, split: str | None) -> tuple[NDArray[Any], NDArray[Any] 
         DataError: The file cannot be read, or has no such arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # The file is opened here, because NumPy leaves it open if it cannot read it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             key, label_key = choose_keys(tuple(stored.files), split, path)
             return stored[key], None if label_key is None else stored[label_key], key
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -161,7 +162,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
         known = impostor(file.read(200))
     if known:
         return DataError(f"{path} is {known}.")
-    if "allow_pickle" in str(error):
+    if "allow_pickle" in str(error) or "Python objects" in str(error):
         return DataError(
             f"{path} holds Python objects, which are not read because they may run code. Store "
             f"plain numeric arrays."
