@@ -172,6 +172,7 @@ def plain_graph(module: GraphModule) -> Graph:
     output.args = (logits,)
     rewrite.tidied(graph)
     rewrite.unwritten(graph)
+    rewrite.guarded(graph)
     return graph
 
 
