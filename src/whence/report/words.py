@@ -47,8 +47,16 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """The same with its sign, plus included."""
-    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+    """The same with its sign, plus included, and zeros at its end kept.
+
+    >>> signed(0.5), signed(0.0)
+    ('+0.500', '0')
+    """
+    text = number(value, digits)
+    plain = f"{abs(value):#.{digits}g}"
+    if value and math.isfinite(value) and "e" not in plain and not plain.endswith("."):
+        text = plain if value > 0 else f"{_MINUS}{plain}"
+    return f"+{text}" if value > 0 else text
 
 
 def percent(share: float | None, digits: int = 1) -> str:

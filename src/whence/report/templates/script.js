@@ -54,7 +54,7 @@
     if (!list.length) return;
     const target = list[Math.min(Math.max(current() + by, 0), list.length - 1)];
     target.focus({ preventScroll: true });
-    target.scrollIntoView({ block: "start" });
+    target.scrollIntoView({ block: "start", behavior: "instant" });
     showPosition();
   };
   byId("previous").addEventListener("click", () => step(-1));
