@@ -315,3 +315,12 @@ def test_grey_16_bit_and_cmyk_files_share_a_batch(tmp_path, picture):
     images = next(iter(load_data(tmp_path, pre).batches(3))).images
     assert images.shape == (3, 3, 8, 8)
     assert torch.allclose(images[:2], torch.tensor(128 / 255), atol=2.5 / 255)
+
+
+def test_a_label_file_tells_files_of_one_name_apart_by_their_folder(photos, plain, tmp_path):
+    path = tmp_path / "labels.json"
+    table = {f"{name}/{n}.png": int(name == "cat") for name in ("cat", "dog") for n in range(3)}
+    path.write_text(json.dumps(table))
+    data = load_data(photos, plain, classes=["no", "yes"], labels=path)
+    assert [data.label(k) for k in range(6)] == [1, 1, 1, 0, 0, 0]
+    assert data.classes == ("no", "yes")

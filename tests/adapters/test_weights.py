@@ -203,3 +203,8 @@ def test_the_number_of_classes_is_read_from_the_head():
 
 def test_no_number_of_classes_is_made_up_where_the_head_is_missing():
     assert count_classes({"0.weight": torch.ones(4, 3, 3, 3)}, net) is None
+
+
+def test_an_error_names_keys_as_they_are_in_the_file_if_no_prefix_helps():
+    with pytest.raises(WeightsError, match=r"1 key unexpected: module\.stem\."):
+        load_weights(net(), {"module.stem": torch.ones(1)}, "w.pt")
