@@ -16,8 +16,14 @@ from PIL import Image
 
 import whence.report
 from whence.display import heat_rgba, symmetric_limit
-from whence.errors import OutputError, RecordError
-from whence.report import render_explanation, render_report, write_explanation, write_report
+from whence.errors import OutputError, RecordError, SettingError
+from whence.report import (
+    figure_png,
+    render_explanation,
+    render_report,
+    write_explanation,
+    write_report,
+)
 from whence.results import MapRecord
 
 TEMPLATES = Path(whence.report.__file__).parent / "templates"
@@ -320,6 +326,15 @@ def test_an_explanation_has_its_page(fakes, tmp_path):
 
 def test_an_explanation_of_nothing_is_a_page_too(fakes):
     assert "No image was explained." in Page(render_explanation(fakes.fake_explanation(0))).text
+
+
+def test_one_prediction_becomes_a_picture_file(record):
+    image = Image.open(io.BytesIO(figure_png(record, 0, proponents=2)))
+    wider = Image.open(io.BytesIO(figure_png(record, 0, proponents=3)))
+    assert image.format == "PNG"
+    assert image.width < wider.width
+    with pytest.raises(SettingError, match="from 0 to 3"):
+        figure_png(record, 4)
 
 
 def test_an_inconsistent_record_is_refused(record):

@@ -6,6 +6,7 @@ from whence.display.heat import heat_png, heat_rgba, overlay, scale_png, symmetr
 from whence.display.picture import (
     data_uri,
     enlarge,
+    grey,
     is_pixel_art,
     jpeg_bytes,
     picture_uri,
@@ -20,6 +21,7 @@ __all__ = [
     "diverging",
     "enlarge",
     "figure_of_query",
+    "grey",
     "heat_png",
     "heat_rgba",
     "is_pixel_art",

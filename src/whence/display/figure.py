@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from whence.display.colour import diverging
 from whence.display.heat import overlay, symmetric_limit
-from whence.display.picture import enlarge, is_pixel_art
+from whence.display.picture import enlarge, grey, is_pixel_art
 
 __all__ = ["Panel", "figure_of_query"]
 
@@ -20,7 +20,10 @@ Map = NDArray[np.floating[Any]]
 _TILE, _GAP, _MARGIN, _TEXT = 176, 14, 28, 15
 _INK, _FAINT, _PAPER = (28, 32, 38), (98, 106, 117), (255, 255, 255)
 _LINE = 21
-_OPACITY = 0.9
+_TOP = _MARGIN + _LINE + 8
+_TEXT_TOP = _TOP + 2 * _TILE + 16
+_HEIGHT = _TEXT_TOP + 3 * _LINE + 25 + _MARGIN
+_OPACITY = 0.85
 
 
 @final
@@ -44,43 +47,48 @@ class Panel:
 def figure_of_query(
     query: Panel, training: Sequence[Panel], *, opacity: float = _OPACITY
 ) -> Picture:
-    """A strip ``(h, w, 3)``: the test image, its map, then training images with theirs.
+    """A figure ``(h, w, 3)``: pictures above, their maps below, the test image on the left.
 
     The test image's map has its own colour scale; the training images share one, so their
-    maps can be compared. Save it with :func:`~whence.display.picture.png_bytes`.
+    maps can be compared. Below a map its picture is grey. Save the figure with
+    :func:`~whence.display.picture.png_bytes`.
 
     Args:
         query: The test image with its attribution map.
         training: Training images with their training-feature maps, the strongest first.
         opacity: How dense the maps are, 0 to 1.
     """
-    own = symmetric_limit([query.values])
-    shared = symmetric_limit([panel.values for panel in training])
-    tiles = [
-        (query.picture, query.title, query.note),
-        (overlay(query.picture, query.values, own, opacity=opacity), "which pixels", _range(own)),
-    ]
-    tiles += [
-        (overlay(panel.picture, panel.values, shared, opacity=opacity), panel.title, panel.note)
-        for panel in training
-    ]
-    split = 2 if training else 0
-    width = 2 * _MARGIN + len(tiles) * (_TILE + _GAP) - _GAP + (_MARGIN if split else 0)
-    height = 2 * _MARGIN + _LINE + 8 + _TILE + 8 + 2 * _LINE + _LINE + 8
-    canvas = Image.new("RGB", (width, height), _PAPER)
+    step = _TILE + _GAP
+    width = 2 * _MARGIN + (1 + len(training)) * step - _GAP + (_MARGIN if training else 0)
+    canvas = Image.new("RGB", (width, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    top = _MARGIN + _LINE + 8
-    for at, (picture, title, note) in enumerate(tiles):
-        left = _MARGIN + at * (_TILE + _GAP) + (_MARGIN if split and at >= split else 0)
-        canvas.paste(_tile(picture), (left, top))
-        _write(draw, (left, top + _TILE + 8), title, _INK)
-        _write(draw, (left, top + _TILE + 8 + _LINE), note, _FAINT)
-    _write(draw, (_MARGIN, _MARGIN - 4), "test image", _FAINT, wide=2 * _TILE)
-    if split:
-        right = _MARGIN * 2 + split * (_TILE + _GAP)
-        _write(draw, (right, _MARGIN - 4), "training images behind it", _FAINT, wide=2 * _TILE)
-        _draw_scale(canvas, draw, right, height - _MARGIN - 12, shared)
+    own = symmetric_limit([query.values])
+    _write(draw, (_MARGIN, _MARGIN), "test image", _FAINT)
+    _draw_column(canvas, draw, _MARGIN, query, own, opacity)
+    _draw_scale(canvas, draw, _MARGIN, own)
+    if training:
+        first = 2 * _MARGIN + step
+        shared = symmetric_limit([panel.values for panel in training])
+        _write(draw, (first, _MARGIN), "training images behind it", _FAINT, wide=width - first)
+        for at, panel in enumerate(training):
+            _draw_column(canvas, draw, first + at * step, panel, shared, opacity)
+        _draw_scale(canvas, draw, first, shared)
     return np.asarray(canvas)
+
+
+def _draw_column(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    left: int,
+    panel: Panel,
+    limit: float,
+    opacity: float,
+) -> None:
+    mapped = overlay(grey(panel.picture), panel.values, limit, opacity=opacity)
+    canvas.paste(_tile(panel.picture), (left, _TOP))
+    canvas.paste(_tile(mapped), (left, _TOP + _TILE + 8))
+    _write(draw, (left, _TEXT_TOP), panel.title, _INK)
+    _write(draw, (left, _TEXT_TOP + _LINE), panel.note, _FAINT)
 
 
 def _tile(picture: Picture) -> Image.Image:
@@ -105,6 +113,7 @@ def _write(
     wide: int = _TILE,
 ) -> None:
     """Write one line, shortened in its middle where it is too wide."""
+    text = text.replace("\N{NARROW NO-BREAK SPACE}", " ")  # the font has none
     font = ImageFont.load_default(_TEXT)
     kept, shown = len(text), text
     while kept > 1 and draw.textlength(shown, font=font) > wide:
@@ -113,14 +122,8 @@ def _write(
     draw.text(place, shown, fill=ink, font=font)
 
 
-def _draw_scale(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, limit: float
-) -> None:
-    ramp = diverging(np.linspace(-1.0, 1.0, _TILE))[None].repeat(10, axis=0)
+def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, left: int, limit: float) -> None:
+    ramp = diverging(np.linspace(-1.0, 1.0, _TILE))[None].repeat(8, axis=0)
+    top = _TEXT_TOP + 2 * _LINE + 14
     canvas.paste(Image.fromarray(ramp), (left, top))
-    note = f"against  to  for the prediction, {_range(limit)}"
-    _write(draw, (left + _TILE + _GAP, top - 5), note, _FAINT, wide=4 * _TILE)
-
-
-def _range(limit: float) -> str:
-    return f"±{limit:.2g}"
+    _write(draw, (left, top + 11), f"against, for: \N{PLUS-MINUS SIGN}{limit:.2g}", _FAINT)

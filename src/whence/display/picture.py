@@ -12,6 +12,7 @@ from PIL import Image
 __all__ = [
     "data_uri",
     "enlarge",
+    "grey",
     "is_pixel_art",
     "jpeg_bytes",
     "picture_uri",
@@ -25,6 +26,10 @@ Map = NDArray[np.floating[Any]]
 
 _PIXEL_ART = 96
 """Pictures up to this many pixels a side are shown with their pixels visible."""
+
+
+_PALE = 0.8
+"""The contrast that is left below a map."""
 
 
 def is_pixel_art(picture: NDArray[Any]) -> bool:
@@ -54,6 +59,13 @@ def enlarge(picture: Picture, shortest: int) -> Picture:
     """The picture with each pixel repeated until no side is below ``shortest``."""
     times = math.ceil(shortest / min(picture.shape[:2]))
     return picture.repeat(max(times, 1), axis=0).repeat(max(times, 1), axis=1)
+
+
+def grey(picture: Picture) -> Picture:
+    """The picture without its colours and a little paler, so that a map's colours stand out."""
+    light = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float64)
+    pale = np.round((light - 127.5) * _PALE + 127.5).astype(np.uint8)
+    return np.repeat(pale[..., None], 3, axis=-1)
 
 
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:

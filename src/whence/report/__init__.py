@@ -6,5 +6,12 @@ from whence.report.page import (
     write_explanation,
     write_report,
 )
+from whence.report.strip import figure_png
 
-__all__ = ["render_explanation", "render_report", "write_explanation", "write_report"]
+__all__ = [
+    "figure_png",
+    "render_explanation",
+    "render_report",
+    "write_explanation",
+    "write_report",
+]
