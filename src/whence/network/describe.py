@@ -86,7 +86,7 @@ def describe(module: GraphModule) -> Description:
     """Return a row for every operation that depends on the images."""
     graph = module.graph
     moving = rewrite.depends_on_images(graph)
-    counted: set[str] = set()
+    left = {name: p.numel() for name, p in module.named_parameters()}
     rows = []
     for node in graph.nodes:
         if node not in moving or node.op != "call_function":
@@ -97,7 +97,7 @@ def describe(module: GraphModule) -> Description:
                 operation=name_of(node),
                 path=module_path(node),
                 shape=readable_shape(node),
-                parameters=parameters_of(node, module, counted),
+                parameters=sum(left.pop(name, 0) for name in sources_of(node, moving)),
                 multiply_adds=multiply_adds(node),
             )
         )
@@ -117,27 +117,14 @@ def symbol(size: SymInt) -> object:
     return next(iter(size.node.expr.free_symbols), "b")
 
 
-def parameters_of(node: Node, module: GraphModule, counted: set[str]) -> int:
-    """Return how many parameters a node fetches that no node before it did."""
-    own = dict(module.named_parameters())
-    total = 0
-    for source in sources_of(node):
-        name = str(source.target)
-        if name in own and name not in counted:
-            counted.add(name)
-            total += own[name].numel()
-    return total
-
-
-def sources_of(node: Node) -> list[Node]:
+def sources_of(node: Node, moving: set[Node]) -> list[str]:
     """Return the stored tensors that reach a node without passing an image-dependent one."""
-    moving = rewrite.depends_on_images(node.graph)
-    found: list[Node] = []
+    found: list[str] = []
     pending = [n for n in node.all_input_nodes if n not in moving]
     while pending:
         source = pending.pop()
         if source.op == "get_attr":
-            found.append(source)
+            found.append(str(source.target))
         pending.extend(n for n in source.all_input_nodes if n not in moving)
     return found
 
