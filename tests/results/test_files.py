@@ -396,6 +396,7 @@ def test_a_broken_archive_with_a_right_checksum_is_refused(copy):
         (lambda r: r.update(accuracy="high"), "accuracy needs a value of type float"),
         (lambda r: r.update(accuracy=True), "accuracy needs a value of type float"),
         (lambda r: r["model"].update(parameters=1.5), "parameters needs a value of type int"),
+        (lambda r: r["model"].update(parameters=True), "parameters needs a value of type int"),
         (lambda r: r["regions"][0].update(box=[1, 2]), "box needs 4 values, but the file has 2"),
         (lambda r: r.update(training_images={"x": {}}), "needs keys of type int, but has 'x'"),
         (lambda r: r["queries"][0].update(prediction=99), "class between 0 and 9, but is 99"),
