@@ -179,7 +179,8 @@ class Margin:
             else count[None] == self.labels.to(logits.device)[:, None]
         )
         others = logits.masked_fill(mine, -torch.inf)
-        return own - others.logsumexp(dim=1)
+        top = others.detach().amax(dim=1, keepdim=True)
+        return own - top[:, 0] - (others - top).exp().sum(dim=1).log()
 
     def at(self, rows: Tensor) -> "Margin":
         """Return the target of these rows."""

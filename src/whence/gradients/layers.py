@@ -43,12 +43,12 @@ def conv_blocks(use: LayerUse, source: Tensor, gradient: Tensor) -> dict[str, Bl
         else:
             patches = functional.unfold(source, shape[2:], dilation, padding, stride)
         found[use.weight] = FactoredBlock(
-            output=merged(outputs.unflatten(1, (groups, -1)), inner),
-            input=merged(patches.unflatten(1, (groups, -1)), inner),
+            output=merged(split(outputs, 1, groups), inner),
+            input=merged(split(patches, 1, groups), inner),
             shape=shape,
         )
     if use.bias is not None:
-        summed = outputs.sum(dim=2).unflatten(0, (-1, inner)).sum(dim=1)
+        summed = split(outputs.sum(dim=2), 0, len(source) // inner).sum(dim=1)
         found[use.bias] = DirectBlock(values=summed, shape=(shape[0],))
     return found
 
@@ -57,7 +57,13 @@ def merged(values: Tensor, inner: int) -> Tensor:
     """Return ``(b * inner, g, c, t)`` as ``(b, g, c, inner * t)``."""
     if inner == 1:
         return values
-    return values.unflatten(0, (-1, inner)).permute(0, 2, 3, 1, 4).flatten(3)
+    return split(values, 0, len(values) // inner).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def split(values: Tensor, axis: int, parts: int) -> Tensor:
+    """Return a tensor with an axis cut into ``parts`` by the rest."""
+    shape = values.shape
+    return values.reshape(*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
 
 
 def count_of(use: LayerUse, source: Tensor) -> int:
@@ -113,7 +119,8 @@ def norm_blocks(
     channels = source.shape[1]
     match use.operation:
         case "batch_norm":
-            normal = functional.batch_norm(source, *statistics, eps=use.settings[0])
+            mean, variance = statistics
+            normal = functional.batch_norm(source, mean, variance, eps=use.settings[0])
         case "group_norm":
             normal = functional.group_norm(source, use.settings[0], eps=epsilon(use.settings))
         case _:

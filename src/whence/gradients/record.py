@@ -6,8 +6,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
 from torch.func import grad, vjp, vmap
+from torch.fx import Graph, GraphModule, Node
 
 from whence.core import Images, Logits, Scalars, Target
 from whence.errors import SettingError
@@ -39,8 +39,7 @@ class ExampleGradients:
     def materialise(self) -> dict[str, Tensor]:
         """Return the gradients in full: for each parameter ``(b, *shape)``."""
         return {
-            name: combined(blocks).unflatten(1, blocks[0].shape) if blocks[0].shape
-            else combined(blocks)[:, 0]
+            name: combined(blocks).reshape(len(self), *blocks[0].shape)
             for name, blocks in self.blocks.items()
         }
 
@@ -102,6 +101,7 @@ class Recorder:
         graph, _ = rewrite.copied(network.graph)
         uses = find_uses(graph, frozenset(self.names))
         self.uses = uses
+        self.plain = network.function()
         self.pulls = {name: pull(network, node) for name, node in uses.derived.items()}
         rewrite.with_outputs(graph, uses.recorded)
         rewrite.with_parameters_as_input(graph, network.parameters)
@@ -132,10 +132,14 @@ class Recorder:
             }
             logits, values = self.function(parameters, images)
             uses = self.uses
-            wanted = [values[u.output] for u in (*uses.layers, *uses.spreads)]
-            found = torch.autograd.grad(
-                target(logits).sum(), wanted, create_graph=create_graph, materialize_grads=True
-            ) if wanted else ()
+            wanted = [values[i] for i in uses.outputs]
+            found = (
+                torch.autograd.grad(
+                    target(logits).sum(), wanted, create_graph=create_graph, materialize_grads=True
+                )
+                if wanted
+                else ()
+            )
         with torch.set_grad_enabled(create_graph):
             held = [v if create_graph else v.detach() for v in values]
             blocks = self.collect(uses, held, found, parameters)
@@ -181,8 +185,8 @@ class Recorder:
             return
         names, function = self.pulls[value]
         inputs = {name: parameters[name].detach() for name in names}
-        _, back = vjp(function, inputs)
-        (pulled,) = vmap(back)(block.materialise().unflatten(1, block.shape))
+        back: Callable[[Tensor], tuple[dict[str, Tensor]]] = vjp(function, inputs)[1]
+        (pulled,) = vmap(back)(block.materialise().reshape(len(block), *block.shape))
         for name in names:
             if name in self.names:
                 direct = DirectBlock(

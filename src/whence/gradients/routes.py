@@ -13,8 +13,7 @@ from typing import Any, final
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from whence.network import BatchAxis
-from whence.network import rewrite
+from whence.network import BatchAxis, rewrite
 from whence.network.layout import batch_axes, multiple_of_batch, shape_of
 from whence.network.operations import name_of, tensor_inputs
 
@@ -87,13 +86,18 @@ class Uses:
     derived: dict[str, Node]
     left: tuple[str, ...]
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Indices of the recorded values whose gradients are needed: layers, then spreads."""
+        return (*(u.output for u in self.layers), *(u.output for u in self.spreads))
+
 
 def find_uses(graph: Graph, names: frozenset[str]) -> Uses:
     """Find every use of the named parameters; the graph is changed by spreading."""
     rewrite.functional(graph)
     finder = Finder(graph, names)
     for node in list(graph.nodes):
-        if node.op == "call_function" or node.op == "output":
+        if node.op in ("call_function", "output"):
             finder.visit(node)
     left = finder.refused
     return Uses(
@@ -192,9 +196,7 @@ class Finder:
             self.refused |= self.made[node]
             return
         self.spreads.append(
-            SpreadUse(
-                value=self.derive(sources[0]), output=self.record(node), axis=BatchAxis(at)
-            )
+            SpreadUse(value=self.derive(sources[0]), output=self.record(node), axis=BatchAxis(at))
         )
 
     def visit_layer(self, node: Node) -> bool:

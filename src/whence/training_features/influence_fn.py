@@ -1,0 +1,107 @@
+r"""The influence of a training image on a query, as a ScalarFn of the training image.
+
+Any gradient Method applied to it is a *training-feature map*: which pixels of the training image
+carry its influence on this very prediction.
+
+References:
+    Bacha and George (2025), "Training Feature Attribution for Vision Models".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whence.core import Images, Labels, Margin, Scalars
+from whence.gradients import Recorder
+from whence.influence import Influence, Scorer
+from whence.influence.query import residuals_of
+
+__all__ = ["InfluenceFn", "influence_fn"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InfluenceFn:
+    r"""``f(images)[i]``: the influence on one query of training on ``(images[i], labels[i])``.
+
+    .. math:: f(x) = w(x) \, \langle \nabla_\theta m(x, y), u \rangle
+
+    Unnormalised scores come from one forward-mode pass: the change of the margin along ``u``; its
+    gradient with respect to the images is then one batched reverse pass over it (together about
+    two training steps). Normalised scores also need the norm of each image's gradient, as a
+    differentiable function of the image, and come from one backward pass whose graph is kept.
+
+    Args:
+        recorder: Records gradients of the network for the chosen parameters.
+        query: The query's vector ``u``: for each parameter ``(*shape)``.
+        labels: Labels of the training images, ``(b,)``.
+        scorer: How gradients become scores.
+    """
+
+    recorder: Recorder
+    query: Mapping[str, Tensor]
+    labels: Labels
+    scorer: Scorer
+
+    def __call__(self, images: Images) -> Scalars:
+        """Return one influence per image; differentiable with respect to the images."""
+        target = Margin(self.labels)
+        with sdpa_kernel(SDPBackend.MATH):
+            if self.scorer.normalised:
+                return self.by_double_backward(images, target)
+            return self.by_forward_mode(images, target)
+
+    def at(self, rows: Tensor) -> "InfluenceFn":
+        """Return the function of these rows of the batch."""
+        return InfluenceFn(
+            recorder=self.recorder,
+            query=self.query,
+            labels=self.labels[rows.to(self.labels.device)],
+            scorer=self.scorer,
+        )
+
+    def by_forward_mode(self, images: Images, target: Margin) -> Scalars:
+        """Return the scores from the margin's change along the query's vector."""
+        network = self.recorder.network
+        network.check(images)
+        with forward_ad.dual_level():
+            parameters = {
+                name: forward_ad.make_dual(p.detach(), self.query[name])  # type: ignore[no-untyped-call]
+                if name in self.query
+                else p.detach()
+                for name, p in network.parameters.items()
+            }
+            logits, _ = self.recorder.plain(parameters, images)
+            margin, change = forward_ad.unpack_dual(target(logits))  # type: ignore[no-untyped-call]
+            weights = self.scorer.weights(None, torch.sigmoid(-margin))
+            changed: Tensor = torch.zeros_like(margin) if change is None else change
+            return weights * changed
+
+    def by_double_backward(self, images: Images, target: Margin) -> Scalars:
+        """Return the scores from gradients whose graph is kept."""
+        keep = torch.is_grad_enabled()
+        recorded = self.recorder.record(images, target, create_graph=keep)
+        dot = recorded.dot({name: v[None] for name, v in self.query.items()})[:, 0]
+        residuals = residuals_of(recorded.logits, target)
+        return dot * self.scorer.weights(recorded.squared_norm(), residuals)
+
+
+def influence_fn(influence: Influence, query: int, labels: Labels) -> InfluenceFn:
+    """Return the influence on one of the queries of an :class:`Influence`.
+
+    Args:
+        influence: Scores that were computed; their scorer, parameters and vectors are used.
+        query: Which query.
+        labels: Labels of the training images that will be given, ``(b,)``.
+    """
+    return InfluenceFn(
+        recorder=influence.recorder,
+        query=influence.queries.only(query),
+        labels=labels,
+        scorer=influence.scorer,
+    )
