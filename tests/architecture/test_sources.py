@@ -15,6 +15,7 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]
 
 MAY_TOUCH_A_MODEL = {
     "adapters/models.py": "the model was built there, a moment ago",
+    "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
 }
 """File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""
 
