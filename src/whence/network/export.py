@@ -36,6 +36,13 @@ def check_model(model: nn.Module, images: Tensor) -> None:
     check_mode(model)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, value in tensors:
+        if value.device != images.device:
+            msg = (
+                f"The model's {name!r} is on {value.device}, but the images are on "
+                f"{images.device}. Move one of them with .to(...)."
+            )
+            raise SettingError(msg)
+    for name, value in tensors:
         if value.is_floating_point() and not value.isfinite().all():
             bad = int((~value.isfinite()).sum())
             msg = (
@@ -43,13 +50,6 @@ def check_model(model: nn.Module, images: Tensor) -> None:
                 f"Load an earlier checkpoint; a training run that diverged leaves such weights."
             )
             raise NumericsError(msg)
-    for name, value in tensors:
-        if value.device != images.device:
-            msg = (
-                f"The model's {name!r} is on {value.device}, but the images are on "
-                f"{images.device}. Move one of them with .to(...)."
-            )
-            raise SettingError(msg)
 
 
 def check_alike(images: Tensor, example: Tensor) -> None:

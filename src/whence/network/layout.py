@@ -65,7 +65,8 @@ class Plane:
                 return activation.permute(0, 3, 1, 2)
             case _:
                 patches = activation[:, self.prefix :]
-                return patches.transpose(1, 2).unflatten(2, (self.height, self.width))
+                channels = patches.transpose(1, 2)
+                return channels.reshape(*channels.shape[:2], self.height, self.width)
 
 
 def shape_of(node: Node) -> tuple[int | SymInt, ...]:
@@ -194,5 +195,5 @@ def token_plane(node: Node, tokens: int, image: tuple[int, int]) -> Plane | None
 
 
 def zero_positions(maps: Tensor) -> Tensor:
-    """Return which positions ``(h, w)`` of ``(b, k, h, w)`` are zero for every image and channel."""
+    """Return which positions of maps ``(b, k, h, w)`` are zero for every image and channel."""
     return (maps == 0).all(dim=1).all(dim=0) if maps.numel() else torch.ones(0)

@@ -82,8 +82,8 @@ class Network:
             raise NumericsError(msg)
         names = {id(p): name for name, p in model.named_parameters()}
         module = with_one_name_each(module, names)
-        own = {id(p): p for p in model.parameters()}
-        parameters = {name: own[id(p)] for name, p in module.named_parameters() if id(p) in own}
+        used = {id(p) for p in module.parameters()}
+        parameters = {name: p for name, p in model.named_parameters() if id(p) in used}
         return Network(
             module=module,
             shape=tuple(images.shape[1:]),  # type: ignore[arg-type]
