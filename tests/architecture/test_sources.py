@@ -16,6 +16,7 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]
 MAY_TOUCH_A_MODEL = {
     "adapters/models.py": "the model was built there, a moment ago",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
+    "recipes/digits.py": "it trains the network that it made itself",
 }
 """File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""
 
