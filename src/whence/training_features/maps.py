@@ -87,3 +87,16 @@ def training_features(
         labels=torch.cat([b.labels for b in batches]),
         attribution=joined(parts),
     )
+
+
+def joined(parts: Sequence[Attribution]) -> Attribution:
+    """Return the attributions of several batches as one."""
+    gaps = [p.gap for p in parts if p.gap is not None]
+    return Attribution(
+        values=torch.cat([p.values for p in parts]),
+        explained=torch.cat([p.explained for p in parts]),
+        total=torch.cat([p.total for p in parts]),
+        gap=torch.cat(gaps) if len(gaps) == len(parts) else None,
+        cost=parts[0].cost,
+        method=parts[0].method,
+    )

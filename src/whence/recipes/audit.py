@@ -1,0 +1,110 @@
+"""Audit: where do these predictions come from, in the image and in the training data?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from whence.adapters import LoadedModel, Preprocessing
+from whence.attribution import method_named
+from whence.core import ImageData, Method, Progress, silent
+from whence.recipes.auditor import Auditor, Settings, Subject
+from whence.report import write_report
+from whence.results import AuditRecord, new_folder, save_audit
+
+__all__ = ["audit"]
+
+
+def audit(  # noqa: PLR0913 - the public face: every setting of an audit
+    model: nn.Module | LoadedModel,
+    train: ImageData,
+    test: ImageData,
+    *,
+    out: Path | str | None = None,
+    queries: str | Sequence[int] = "wrong",
+    count: int = 20,
+    k: int = 5,
+    score: str = "grad-cos",
+    parameters: str | Sequence[str] = "all",
+    method: Method | str = "integrated-gradients",
+    training_method: Method | str = "input-x-gradient",
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    command: str = "",
+    progress: Progress = silent,
+) -> AuditRecord:
+    """Audit a classifier: which pixels, which training images, and which of their pixels.
+
+    For each audited test image: the prediction, an attribution map, the training images that
+    speak most for and against it by exact gradient scores, and on each of these the map of the
+    pixels that carry the influence on this very prediction. Then what is suspicious in all of it.
+
+    The cost is about one forward and two backward passes per training image, whatever the number
+    of queries, and a few passes per query.
+
+    Args:
+        model: A classifier in eval mode, or what :func:`whence.adapters.load_model` returned.
+        train: Its training images with labels, preprocessed as for testing.
+        test: Test images; labels are optional.
+        out: A folder to write: ``report.html``, ``audit.json``, ``arrays.npz``,
+            ``influences.csv``. Nothing is written if None.
+        queries: ``"wrong"``: test images that the model gets wrong (all, if there are no
+            labels); ``"all"``; or places in the test data.
+        count: At most so many queries, spread evenly.
+        k: Proponents and opponents for each.
+        score: ``"grad-cos"`` or ``"grad-dot"``.
+        parameters: Over which parameters gradients are compared: ``"all"``, ``"last-block"``,
+            ``"last-layer"`` or patterns of names.
+        method: How pixels of test images are attributed.
+        training_method: How pixels of training images are attributed.
+        preprocessing: How pictures became images, to show them; known for a LoadedModel.
+        classes: Names of the classes.
+        name: What to call the model.
+        batch_size: Training images at a time; chosen by memory if not given.
+        overwrite: Replace an earlier result in ``out``.
+        command: What to note as the command.
+        progress: Told how far each stage is.
+
+    Raises:
+        DataError: If data are missing, empty or unlabelled.
+        OutputError: If ``out`` holds something.
+        SettingError, ModeError, NumericsError, ReadError, ShapeError, TargetError: See there.
+    """
+    settings = Settings(
+        queries=queries if isinstance(queries, str) else tuple(queries),
+        count=count,
+        k=k,
+        score=score,
+        parameters=parameters if isinstance(parameters, str) else tuple(parameters),
+        method=named(method, preprocessing_of(model, preprocessing)),
+        training_method=named(training_method, preprocessing_of(model, preprocessing)),
+        batch_size=batch_size,
+    )
+    subject = Subject.of(model, train, preprocessing, classes, name)
+    if out is None:
+        return Auditor(subject, train, test, settings, progress).run(command)
+    with new_folder(out, overwrite=overwrite) as part:
+        record = Auditor(subject, train, test, settings, progress).run(command)
+        save_audit(record, part)
+        write_report(record, part / "report.html")
+    return record
+
+
+def preprocessing_of(
+    model: nn.Module | LoadedModel, given: Preprocessing | None
+) -> Preprocessing | None:
+    """Return how pictures become images, if that is known."""
+    if given is not None or not isinstance(model, LoadedModel):
+        return given
+    return model.preprocessing
+
+
+def named(method: Method | str, preprocessing: Preprocessing | None) -> Method:
+    """Return a method for its name, in the model's units."""
+    if not isinstance(method, str):
+        return method
+    units = None if preprocessing is None else preprocessing.normalisation
+    return method_named(method, normalisation=units)
