@@ -102,6 +102,9 @@ def test_a_file_has_at_most_450_lines_of_code(path):
         for token in tokenize.tokenize(source.readline):
             if token.type in {tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING}:
                 code.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+            code -= set(range(node.lineno, node.end_lineno + 1))
     assert len(code) <= 450
 
 
