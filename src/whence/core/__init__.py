@@ -12,6 +12,7 @@ from whence.core.baseline import (
 )
 from whence.core.data import Batch, ImageData, TensorData, batch_indices
 from whence.core.fingerprint import fingerprint_data, fingerprint_model, fingerprint_tensor
+from whence.core.gini import gini
 from whence.core.method import Method, MethodCard
 from whence.core.normalisation import Normalisation
 from whence.core.progress import Progress, silent
@@ -82,6 +83,7 @@ __all__ = [
     "fingerprint_data",
     "fingerprint_model",
     "fingerprint_tensor",
+    "gini",
     "log_probability",
     "logit",
     "logits_of",

@@ -1,0 +1,38 @@
+"""Can an attribution be trusted? Metrics that see methods only through ``whence.core``.
+
+A metric is a frozen value that maps attributions to one number per image; its ``card`` says which
+direction is better, the range, and what chance would get. :class:`Mean` makes of them one number
+with its uncertainty.
+"""
+
+from whence.evaluation.agreement import Spearman, TopOverlap
+from whence.evaluation.complexity import Gini
+from whence.evaluation.faithfulness import Curve, Deletion, Insertion, random_order
+from whence.evaluation.localisation import (
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    mask_share,
+)
+from whence.evaluation.mean import Estimate, Mean
+from whence.evaluation.metric import MetricCard
+from whence.evaluation.randomisation import Cascade, ParameterRandomisation
+
+__all__ = [
+    "Cascade",
+    "Curve",
+    "Deletion",
+    "Estimate",
+    "Gini",
+    "Insertion",
+    "Mean",
+    "MetricCard",
+    "ParameterRandomisation",
+    "PointingGame",
+    "RelevanceMass",
+    "RelevanceRank",
+    "Spearman",
+    "TopOverlap",
+    "mask_share",
+    "random_order",
+]

@@ -1,0 +1,70 @@
+"""What a metric says of itself, and the maps that metrics see."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from whence.core import Attributions
+from whence.errors import NumericsError, ShapeError
+
+__all__ = ["MetricCard", "membership", "pixel_map"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MetricCard:
+    """What to know before reading a metric's numbers.
+
+    Args:
+        better: Whether a higher or a lower value is better; ``neither`` if that depends.
+        low: The lowest value that is possible.
+        high: The highest value that is possible.
+        chance: What attributions without any information get.
+        reference: The paper and where in it.
+    """
+
+    better: Literal["higher", "lower", "neither"]
+    low: float
+    high: float
+    chance: str
+    reference: str
+
+
+def pixel_map(values: Attributions) -> Float[Tensor, "b n"]:
+    """Return one value per pixel, the sum over the channels.
+
+    Raises:
+        NumericsError: If a value is NaN or infinite.
+        ShapeError: If the values are not ``(b, c, h, w)``.
+    """
+    if values.ndim != 4 or not values.numel():  # noqa: PLR2004 - the four axes of a batch
+        msg = (
+            f"Attributions must have shape (b, c, h, w), with c = 1 or the image's channels; "
+            f"got {tuple(values.shape)}."
+        )
+        raise ShapeError(msg)
+    if not values.isfinite().all():
+        msg = (
+            f"{int((~values.isfinite()).sum())} of {values.numel()} attributions are NaN or "
+            f"infinite, and cannot be judged. Look for such values in weights and images."
+        )
+        raise NumericsError(msg)
+    return values.sum(dim=1).flatten(1)
+
+
+def membership(values: Float[Tensor, "b n"], counts: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
+    """Return for each pixel how far it belongs to the ``counts`` highest ones, from 0 to 1.
+
+    Pixels that tie for the last places share them, so that nothing depends on their order.
+    """
+    order = values.sort(dim=1, descending=True).values
+    last = (counts.long() - 1).clamp(min=0)[:, None]
+    threshold = order.gather(1, last)
+    above: Bool[Tensor, "b n"] = values > threshold
+    tied = values == threshold
+    left = counts - above.sum(dim=1)
+    share = left.clamp(min=0) / tied.sum(dim=1)
+    return torch.where(tied, share[:, None].to(values.dtype), above.to(values.dtype))
