@@ -26,7 +26,7 @@ class Gini:
         low=0.0,
         high=1.0,
         chance="about 0.41 for normal noise, 0 for a constant map",
-        reference="Chalasani et al. (2020), Concise Explanations of Neural Networks, section 2",
+        reference="Chalasani et al. (2020), Concise Explanations of Neural Networks (sparsity)",
     )
 
     def __call__(self, values: Attributions) -> Scalars:

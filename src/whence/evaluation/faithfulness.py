@@ -19,7 +19,7 @@ from whence.evaluation.metric import MetricCard, pixel_map
 
 __all__ = ["Curve", "Deletion", "Insertion", "random_order"]
 
-REFERENCE = "Petsiuk, Das and Saenko (2018), RISE, section 4.1"
+REFERENCE = "Petsiuk, Das and Saenko (2018), RISE (causal metrics)"
 CHANCE = "the area of a random order: the same metric of random_order(images)"
 
 

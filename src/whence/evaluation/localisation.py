@@ -41,7 +41,7 @@ class RelevanceMass:
         low=0.0,
         high=1.0,
         chance=AREA,
-        reference="Arras, Osman and Samek (2022), CLEVR-XAI, section 3.2 (mass accuracy)",
+        reference="Arras, Osman and Samek (2022), CLEVR-XAI (mass accuracy)",
     )
 
     def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
@@ -66,7 +66,7 @@ class RelevanceRank:
         low=0.0,
         high=1.0,
         chance=AREA,
-        reference="Arras, Osman and Samek (2022), CLEVR-XAI, section 3.2 (rank accuracy)",
+        reference="Arras, Osman and Samek (2022), CLEVR-XAI (rank accuracy)",
     )
 
     def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
@@ -93,7 +93,7 @@ class PointingGame:
         low=0.0,
         high=1.0,
         chance=AREA + " (of the widened mask)",
-        reference="Zhang et al. (2018), Top-Down Neural Attention, section 4.2",
+        reference="Zhang et al. (2018), Top-Down Neural Attention (pointing game)",
     )
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class ParameterRandomisation:
         agreement: How two maps are compared.
 
     References:
-        Adebayo et al. (2018), "Sanity Checks for Saliency Maps", section 3.1.
+        Adebayo et al. (2018), "Sanity Checks for Saliency Maps" (cascading randomisation).
     """
 
     seed: int = 0
@@ -60,7 +60,7 @@ class ParameterRandomisation:
         low=-1.0,
         high=1.0,
         chance="0 for maps that forget the weights at once; 1 for maps that ignore them",
-        reference="Adebayo et al. (2018), Sanity Checks for Saliency Maps, section 3.1",
+        reference="Adebayo et al. (2018), Sanity Checks for Saliency Maps",
     )
 
     def __call__(self, model: nn.Module, images: Images, target: Target, method: Method) -> Cascade:
