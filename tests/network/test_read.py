@@ -419,6 +419,14 @@ def test_a_batch_size_that_the_model_fixes_is_refused():
         Network.read(Small(fixed), images_like(2))
 
 
+def test_taking_the_batch_size_by_len_is_refused_with_the_cure():
+    def counted(m, x):
+        return functional_relu(m, x) + m.head.bias.expand(len(x), 4)
+
+    with pytest.raises(ReadError, match=r"len\(images\) does; images.shape\[0\] does not"):
+        Network.read(Small(counted), images_like())
+
+
 def test_an_output_without_logits_is_refused():
     with pytest.raises((ReadError, ShapeError), match="logits"):
         Network.read(Small(lambda m, x: {"scores": functional_relu(m, x)}), images_like())

@@ -27,6 +27,7 @@ KEEPS = frozenset(
         *("_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
         *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu", "diagonal"),
         *("_to_copy", "lift_fresh_copy", "dropout", "repeat_interleave", "unfold"),
+        "with_contiguous_gradient",  # ours, put in on reading
         *VIEWS,
     ]
 )

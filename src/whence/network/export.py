@@ -122,9 +122,10 @@ def exported(model: nn.Module, example: Tensor) -> GraphModule:
         reason = " ".join(line.strip() for line in str(error).strip().split("\n")[:3])
         msg = (
             f"The model {type(model).__name__} could not be read as a graph: {reason[:500]}\n"
-            f"Control flow that depends on pixel values, and code that fixes the batch size, "
-            f"cannot be exported: replace them, or use methods that need no graph "
-            f"(gradient, input-x-gradient, smoothgrad, integrated-gradients) on the model itself."
+            f"Control flow that depends on pixel values, and code that fixes the batch size "
+            f"(len(images) does; images.shape[0] does not), cannot be exported: replace them, or "
+            f"use methods that need no graph (gradient, input-x-gradient, smoothgrad, "
+            f"integrated-gradients) on the model itself."
         )
         raise ReadError(msg) from error
     graph = plain_graph(module)

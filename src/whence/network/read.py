@@ -26,7 +26,8 @@ __all__ = ["Network"]
 class Network:
     """A classifier as one graph; parameters are the user's own, so later training shows through.
 
-    Made with :meth:`read`. Calling it gives the model's logits, to the bit. What comes of it are
+    Made with :meth:`read`. Calling it gives the model's logits, to the bit; only the kernel that
+    ``nn.MultiheadAttention`` takes where no gradient is wanted rounds differently. What comes of it are
     other graphs over the same parameters: :meth:`under` other backward rules, :meth:`cut` in two,
     :meth:`folded` into fewer operations, or :meth:`function` of explicit parameters.
 

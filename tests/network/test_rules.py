@@ -1,0 +1,143 @@
+"""Rules: the same values, other gradients, only where they were asked for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from whence.network import GUIDED_BACKPROPAGATION, Network, Place, Rule, everywhere
+
+
+class Modules(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.one = nn.Conv2d(3, 6, 3)
+            self.two = nn.Conv2d(6, 6, 3)
+            self.head = nn.Linear(6, 4)
+        self.first, self.second = nn.ReLU(), nn.ReLU(inplace=True)
+        self.eval().double()
+
+    def forward(self, images):
+        return self.head(self.second(self.two(self.first(self.one(images)))).mean((2, 3)))
+
+
+class Functional(Modules):
+    def forward(self, images):
+        hidden = functional.relu(self.one(images))
+        hidden = hidden + functional.relu(hidden - 0.1)
+        return self.head(torch.relu_(self.two(hidden)).mean((2, 3)))
+
+
+IMAGES = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def gradient(function, images=IMAGES, place=1):
+    leaf = images.clone().requires_grad_()
+    logits = function(leaf)
+    return torch.autograd.grad(logits[:, place].sum(), leaf)[0]
+
+
+def naive_guided(values):
+    """Apply a ReLU whose gradient is clipped at zero before and masked after, by a hook."""
+    result = values.clamp(min=0)
+    if result.requires_grad:
+        result.register_hook(lambda upstream: upstream.clamp(min=0))
+    return result
+
+
+@pytest.mark.parametrize("kind", [Modules, Functional])
+def test_guided_backpropagation_is_what_hooks_on_every_relu_give(kind, monkeypatch):
+    model = kind()
+    network = Network.read(model, IMAGES).under([GUIDED_BACKPROPAGATION])
+    actual = gradient(network)
+    assert torch.equal(network(IMAGES), model(IMAGES))
+    monkeypatch.setattr(functional, "relu", lambda values, inplace=False: naive_guided(values))
+    monkeypatch.setattr(torch, "relu_", naive_guided)
+    torch.testing.assert_close(actual, gradient(model))
+    assert not torch.allclose(actual, gradient(Network.read(kind(), IMAGES)))
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+@pytest.mark.filterwarnings("ignore:Input Tensor")
+def test_guided_backpropagation_agrees_with_captum():
+    attr = pytest.importorskip("captum.attr")
+    model = Modules()
+    network = Network.read(model, IMAGES).under([GUIDED_BACKPROPAGATION])
+    actual = gradient(network)
+    expected = attr.GuidedBackprop(model).attribute(IMAGES.clone().requires_grad_(), target=1)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_rules_leave_the_network_that_they_were_applied_to():
+    network = Network.read(Modules(), IMAGES)
+    before = gradient(network)
+    network.under([GUIDED_BACKPROPAGATION])
+    assert torch.equal(gradient(network), before)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return 2 * upstream
+
+
+def doubling(operation, *arguments):
+    """Apply an operation; its gradient comes back twice as large."""
+    return Doubled.apply(operation(*arguments))
+
+
+def test_a_rule_applies_where_it_says():
+    network = Network.read(Modules(), IMAGES)
+    plain = gradient(network)
+    by_path = Rule(
+        operations=frozenset({"conv2d"}), function=doubling, where=lambda p: p.path == "two"
+    )
+    torch.testing.assert_close(gradient(network.under([by_path])), 2 * plain)
+    all_convolutions = Rule(operations=frozenset({"conv2d"}), function=doubling)
+    torch.testing.assert_close(gradient(network.under([all_convolutions])), 4 * plain)
+    nowhere = Rule(operations=frozenset({"conv2d"}), function=doubling, where=lambda p: False)
+    torch.testing.assert_close(gradient(network.under([nowhere])), plain)
+
+
+def test_the_first_fitting_rule_wins():
+    network = Network.read(Modules(), IMAGES)
+    plain = gradient(network)
+    first = Rule(operations=frozenset({"conv2d"}), function=doubling, where=lambda p: p.first)
+    rest = Rule(operations=frozenset({"conv2d", "linear"}), function=lambda op, *args: op(*args))
+    torch.testing.assert_close(gradient(network.under([first, rest])), 2 * plain)
+    torch.testing.assert_close(gradient(network.under([rest, first])), plain)
+
+
+def test_a_rule_is_asked_about_every_operation_of_its_name_once_in_order():
+    asked = []
+
+    def note(place):
+        asked.append(place)
+        return False
+
+    operations = frozenset({"conv2d", "relu"})
+    rule = Rule(operations=operations, function=doubling, where=note)
+    Network.read(Modules(), IMAGES).under([rule])
+    assert asked == [
+        Place(name="conv2d", path="one", first=True),
+        Place(name="relu", path="first", first=True),
+        Place(name="conv2d", path="two", first=False),
+        Place(name="relu", path="second", first=False),
+    ]
+    assert all(everywhere(place) for place in asked)
+
+
+def test_parameters_of_a_network_under_rules_are_the_users():
+    model = Modules()
+    network = Network.read(model, IMAGES).under([GUIDED_BACKPROPAGATION])
+    assert all(network.parameters[name] is p for name, p in model.named_parameters())
+    before = network(IMAGES)
+    with torch.no_grad():
+        model.head.bias += 1
+    torch.testing.assert_close(network(IMAGES), before + 1)
