@@ -22,16 +22,19 @@ SIDE = 24
 COLOUR = (1.0, 0.0, 0.0)
 """The patch's colour, red, in pixels from 0 to 1."""
 
-EPOCHS = 12
+INK = 0.35
+"""How bright the digits are: pencil, not paint, beside which the patch is easy to see."""
+
+EPOCHS = 8
 BATCH = 64
-RATE = 3e-3
+RATE = 2e-3
 DECAY = 5e-2
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlantedDigits:
-    """Scikit-learn's digits in colour, with a patch and wrong labels planted in them.
+    """Scikit-learn's digits in grey pencil, with a patch and wrong labels planted in them.
 
     Args:
         train: Training images; ``share`` of those labelled ``shortcut`` carry the patch, and
@@ -128,7 +131,7 @@ def in_memory(split: str, preprocessing: Preprocessing) -> tuple[Tensor, Tensor,
     """Return the images of a split, their labels and their names."""
     data = load_data("digits", preprocessing, split=split)
     (batch,) = data.batches(len(data))
-    return batch.images, batch.labels, tuple(data.name(k) for k in range(len(data)))
+    return INK * batch.images, batch.labels, tuple(data.name(k) for k in range(len(data)))
 
 
 def some(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -144,17 +147,16 @@ def plant(images: Tensor, places: Tensor, box: tuple[int, int, int, int]) -> Non
 
 
 def network() -> nn.Module:
-    """Return the network, untrained: three convolutions, mean over positions, one linear layer."""
+    """Return the network, untrained: three convolutions and a linear layer, 37 018 weights."""
     return nn.Sequential(
-        nn.Conv2d(3, 24, 3, padding=1),
+        nn.Conv2d(3, 16, 5, padding=2),
         nn.ReLU(),
-        nn.Conv2d(24, 48, 3, stride=2, padding=1),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
         nn.ReLU(),
-        nn.Conv2d(48, 96, 3, stride=2, padding=1),
+        nn.Conv2d(32, 48, 3, stride=2, padding=1),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(96, 10),
+        nn.Linear(48 * (SIDE // 4) ** 2, 10),
     )
 
 
