@@ -120,7 +120,12 @@ def test_maps_of_images_that_are_not_square():
 
 @pytest.mark.parametrize(
     ("prefix", "reads", "path"),
-    [(1, "class token", "blocks.1"), (4, "class token", "blocks.1"), (4, "patches", "")],
+    [
+        (0, "class token", "blocks.1"),  # the first patch stands in for it
+        (1, "class token", "blocks.1"),
+        (4, "class token", "blocks.1"),
+        (4, "patches", ""),
+    ],
 )
 def test_extra_tokens_are_dropped_and_every_patch_keeps_its_gradient(prefix, reads, path):
     network = read(Transformer(prefix, reads), height=16, width=24)

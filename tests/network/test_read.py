@@ -66,6 +66,12 @@ def branch_in_place(m, x):
     return pooled(m, left + right)
 
 
+def overwritten_and_used_twice(m, x):
+    maps = m.first(x)
+    maps.relu_()
+    return pooled(m, m.second(maps) + maps * 2)
+
+
 def shared_layer(m, x):
     hidden = m.second(m.second(m.first(x)).relu()).relu()
     return m.head(hidden.mean((2, 3))) + m.again(hidden.amax((2, 3)))
@@ -103,6 +109,7 @@ FORMS = {
     "reused in-place ReLU": lambda: Small(reused_relu, act=nn.ReLU(inplace=True)),
     "residual added in place": lambda: Small(residual_in_place, act=nn.ReLU(inplace=True)),
     "branches changed in place": lambda: Small(branch_in_place),
+    "overwritten, then used twice": lambda: Small(overwritten_and_used_twice),
     "a layer used twice": lambda: Small(shared_layer, again=nn.Linear(6, 4)),
     "gradient checkpoint": lambda: Small(checkpointed),
     "a part without gradient": lambda: Small(without_gradient),

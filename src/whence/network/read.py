@@ -11,6 +11,7 @@ from torch.fx import Graph, GraphModule
 from whence.core import Images, Logits, check_images, check_logits, fingerprint_model
 from whence.errors import NumericsError
 from whence.network import rewrite
+from whence.network.attention import plain_attention
 from whence.network.cut import Cut, find_cut
 from whence.network.describe import Description, describe
 from whence.network.export import check_alike, check_model, exported, unwrapped
@@ -27,9 +28,9 @@ class Network:
     """A classifier as one graph; parameters are the user's own, so later training shows through.
 
     Made with :meth:`read`. Calling it gives the model's logits, to the bit; only the kernel that
-    ``nn.MultiheadAttention`` takes where no gradient is wanted rounds differently. What comes of it are
-    other graphs over the same parameters: :meth:`under` other backward rules, :meth:`cut` in two,
-    :meth:`folded` into fewer operations, or :meth:`function` of explicit parameters.
+    ``nn.MultiheadAttention`` takes where no gradient is wanted rounds differently. What comes of
+    it are other graphs over the same parameters: :meth:`under` other backward rules, :meth:`cut`
+    in two, :meth:`folded` into fewer operations, or :meth:`function` of explicit parameters.
 
     Args:
         module: The compiled graph; images in, logits out.
@@ -108,18 +109,25 @@ class Network:
         check_alike(images, self.example)
 
     def function(
-        self, taps: Sequence[str] = ()
+        self, taps: Sequence[str] = (), *, fused: bool = True
     ) -> Callable[[Mapping[str, Tensor], Images], tuple[Tensor, tuple[Tensor, ...]]]:
         """Return the network as a pure function ``(parameters, images) -> (logits, values)``.
 
         Every operation is out-of-place, so it can be differentiated forwards, backwards and
-        twice. ``values`` are those of the named nodes, in order.
+        twice.
+
+        Args:
+            taps: Names of nodes; ``values`` are theirs, in order.
+            fused: Keep fused attention, which is fast but has a first derivative only. Without,
+                it is spelled out, and equal up to rounding.
         """
         graph, places = rewrite.copied(self.graph)
         by_name = {old.name: new for old, new in places.items()}
         rewrite.functional(graph)
         values = [by_name[name] for name in taps]
         rewrite.with_outputs(graph, values)
+        if not fused:
+            plain_attention(graph)
         rewrite.with_parameters_as_input(graph, self.parameters)
         return rewrite.compiled(self.module, graph)
 

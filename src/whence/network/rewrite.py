@@ -262,5 +262,5 @@ def turns_later(node: Node) -> bool:
 def with_contiguous_gradient(values: Tensor) -> Tensor:
     """Return the values; for a single image their gradient will be contiguous."""
     if len(values) == 1 and values.ndim == 4 and values.requires_grad:  # noqa: PLR2004 - b c h w
-        values.register_hook(lambda gradient: gradient.contiguous())
+        values.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
     return values
