@@ -1,0 +1,237 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from whence.convert import (
+    ROUTES,
+    ChannelScale,
+    ReplaceActivations,
+    Route,
+    ScaleOnlyBatchNorms,
+    StripBiases,
+    converted,
+    x_dnn,
+)
+from whence.errors import MissingExtra, UnsupportedOperation
+
+
+def filled(model):
+    """Fill parameters and statistics from a seed, so that nothing is trivially zero or one."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+        for module in model.modules():
+            if getattr(module, "running_var", None) is not None:
+                module.running_var.abs_().add_(0.5)
+    return model.double().eval()
+
+
+@pytest.fixture
+def model():
+    act = nn.GELU()
+    return filled(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            act,
+            nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6, affine=False), act),
+            nn.MaxPool2d(2),
+            nn.ReLU6(inplace=True),
+            nn.Flatten(),
+            nn.Linear(6 * 9, 4),
+        )
+    )
+
+
+@pytest.fixture
+def images(generator):
+    return torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+
+def test_a_convolutional_network_becomes_an_x_dnn(model, images):
+    made = x_dnn(model, images)
+    report = made.report
+    assert report.holds
+    assert report.homogeneity.holds
+    assert set(report.scale_errors) == {0.3, 2.0, 50.0}
+    assert max(report.scale_errors.values()) < 1e-12
+    assert report.at_zero == 0
+    for factor in (1e-3, 0.7, 1000):
+        torch.testing.assert_close(made.model(factor * images), factor * made.model(images))
+
+
+def test_input_times_gradient_of_the_outcome_adds_up_to_the_logit(model, images):
+    made = x_dnn(model, images).model
+    source = images.clone().requires_grad_()
+    values = made(source)[:, 2]
+    (gradient,) = torch.autograd.grad(values.sum(), source)
+    torch.testing.assert_close((images * gradient).sum(dim=(1, 2, 3)), values)
+
+
+def test_the_report_names_every_change_and_counts_what_is_gone(model, images):
+    changes = x_dnn(model, images).report.changes
+    assert [(c.path, c.parameters) for c in changes] == [
+        ("0", 6),
+        ("3.0", 6),
+        ("7", 4),
+        ("1", 12),  # mean and bias
+        ("3.1", 6),  # mean
+        ("2", 0),
+        ("5", 0),
+    ]
+    assert changes[0].what == "Conv2d lost its bias"
+    assert changes[5].what == "GELU became ReLU"
+    assert "scale per channel" in changes[3].what
+
+
+def test_a_module_in_two_places_is_exchanged_in_both_and_stays_one(model, images):
+    made = x_dnn(model, images).model
+    assert isinstance(made[2], nn.ReLU)
+    assert made[2] is made[3][2]
+
+
+def test_a_scale_is_the_batch_norm_without_its_shift(model, images):
+    norm = model[1]
+    made = nn.Sequential(norm)
+    ScaleOnlyBatchNorms()(made)
+    values = torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    shift = norm(torch.zeros_like(values))
+    assert isinstance(made[0], ChannelScale)
+    torch.testing.assert_close(made[0](values), norm(values) - shift)
+    flat = torch.randn(5, 6, dtype=torch.float64)
+    expected = flat * norm.weight / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(made[0](flat), expected)
+
+
+def test_the_weights_are_the_models_own(model, images):
+    made = x_dnn(model, images).model
+    assert torch.equal(made[0].weight, model[0].weight)
+    assert made[0].weight is not model[0].weight
+    assert [name for name, _ in made.named_parameters()] == [
+        "0.weight",
+        "1.scale",
+        "3.0.weight",
+        "3.1.scale",
+        "7.weight",
+    ]
+
+
+def test_the_users_model_is_untouched(model, images, untouched):
+    with untouched(model):
+        x_dnn(model, images)
+    with untouched(model), pytest.raises(UnsupportedOperation):
+        x_dnn(model, images, routes=())
+
+
+def test_the_share_of_kept_predictions_is_counted(model, images):
+    made = x_dnn(model, images)
+    same = made.model(images).argmax(dim=1) == model(images).argmax(dim=1)
+    assert made.report.kept == same.double().mean().item()
+    assert converted(model, images, routes=()).report.kept == 1
+
+
+def test_a_network_that_is_an_x_dnn_already_is_not_changed(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.LeakyReLU(), nn.Flatten())
+    report = x_dnn(filled(model), images).report
+    assert report.changes == ()
+    assert report.kept == 1
+
+
+@pytest.mark.parametrize("left_out", ROUTES, ids=lambda route: type(route).__name__)
+def test_every_route_is_needed(model, images, left_out):
+    with pytest.raises(UnsupportedOperation, match="Not an X-DNN"):
+        x_dnn(model, images, routes=[r for r in ROUTES if r is not left_out])
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, bias=False)
+        self.norm = nn.GroupNorm(2, 6)
+        self.offset = nn.Parameter(torch.ones(6, 1, 1))
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def forward(self, images):
+        values = functional.gelu(self.first(images))
+        values = self.norm(values) * torch.sigmoid(values) + self.offset
+        return self.head(functional.hardtanh(values).amax(dim=(2, 3)))
+
+
+def test_what_cannot_be_exchanged_gets_one_of_three_answers(images):
+    report = converted(filled(Functional()), images).report
+    assert not report.holds
+    answers = {r.operation: r.answer for r in report.refusals}
+    assert answers["gelu"].startswith("Replace it with an nn.ReLU module")
+    assert answers["hardtanh"].startswith("Replace it with an nn.ReLU module")
+    assert answers["group_norm"].startswith("Never, because")
+    assert answers["sigmoid"].startswith("Not yet")
+    assert answers["add"].startswith("Not yet")
+    assert {r.path for r in report.refusals} == {"", "norm"}
+    assert "norm (group_norm): It divides by the size of its input" in str(report)
+
+
+def test_an_operation_that_a_proof_misses_is_caught_by_the_scale_test(model, images, monkeypatch):
+    from whence.network import degrees
+
+    monkeypatch.setattr(degrees, "KEEPS", degrees.KEEPS | {"hardtanh"})
+    made = nn.Sequential(nn.Flatten(), nn.Hardtanh())
+    report = converted(made.eval(), images, routes=()).report
+    assert report.homogeneity.holds
+    assert not report.holds
+    assert report.scale_errors[50.0] > 0.1
+
+
+def test_a_dead_network_is_not_called_an_x_dnn(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4, bias=False)).double().eval()
+    nn.init.zeros_(model[1].weight)
+    assert not converted(model, images).report.holds
+
+
+@pytest.fixture
+def torchvision():
+    from whence.adapters.torchvision import open_torchvision
+
+    try:
+        return open_torchvision()
+    except MissingExtra as error:
+        pytest.skip(str(error))
+
+
+def test_resnet18_becomes_an_x_dnn(generator, torchvision):
+    with torch.random.fork_rng():
+        torch.random.set_rng_state(generator.get_state())
+        model = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    report = x_dnn(model, images).report
+    assert report.holds
+    assert len(report.changes) == 20 + 1  # batch norms and the last bias
+    assert "An X-DNN" in str(report)
+
+
+def test_a_vision_transformer_is_refused_with_named_reasons(generator, torchvision):
+    model = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16
+    ).eval()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.2, generator=generator)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    with pytest.raises(UnsupportedOperation) as caught:
+        x_dnn(model, images)
+    text = str(caught.value)
+    assert "layer_norm" in text
+    assert "encoder.ln" in text
+    assert "Never, because" in text
+    assert "Not yet: attention" in text
+    assert "Not yet: constants (tokens" in text
+
+
+def test_routes_keep_their_protocol():
+    assert all(isinstance(route, Route) for route in ROUTES)
+    assert {type(route) for route in ROUTES} == {
+        StripBiases,
+        ScaleOnlyBatchNorms,
+        ReplaceActivations,
+    }
