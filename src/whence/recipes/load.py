@@ -180,3 +180,8 @@ def number(text: str) -> int | float | None:
         except ValueError:
             continue
     return None
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return at most ``count`` of ``total`` places, evenly spread, the first included."""
+    return [k * total // min(count, total) for k in range(min(count, total))]

@@ -17,6 +17,7 @@ RESULT_FILES = (
     "explanation.json",
     "arrays.npz",
     "influences.csv",
+    "overlay.png",
     "report.html",
 )
 """Every file that whence puts into a result folder; only these are ever replaced."""

@@ -1,0 +1,82 @@
+"""`whence describe`: a model as a table of operations."""
+
+from typing import TYPE_CHECKING
+
+from whence.cli.console import bold, say, say_json
+from whence.cli.options import (
+    Classes,
+    Device,
+    Download,
+    Input,
+    Json,
+    ModelArgument,
+    Verbose,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from whence.adapters import LoadedModel
+    from whence.network import Network
+
+__all__ = ["describe", "network_of"]
+
+
+def describe(
+    model: ModelArgument,
+    weights: Weights = None,
+    download: Download = False,
+    classes: Classes = None,
+    input_: Input = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show a model as it is read: operations, module paths, shapes, parameters, share of work."""
+    del verbose
+    from dataclasses import asdict
+
+    from whence.recipes import load_subject
+
+    loaded = load_subject(
+        model,
+        weights=weights,
+        classes=classes,
+        settings=input_ or (),
+        device=device,
+        download=download,
+    )
+    network = network_of(loaded)
+    found, cut = network.describe(), network.cut()
+    if as_json:
+        say_json(
+            {
+                "model": loaded.name,
+                "fingerprint": network.fingerprint(),
+                "parameters": found.parameters,
+                "multiply_adds": found.multiply_adds,
+                "cut": cut.node,
+                "preprocessing": loaded.preprocessing.describe(),
+                "operations": [asdict(row) for row in found.rows],
+            }
+        )
+        return
+    say(str(found))
+    say(
+        f"\n{bold(loaded.name)}: {found.parameters:,} parameters, {found.multiply_adds:,} "
+        f"multiply-adds per image, {len(loaded.classes)} classes"
+    )
+    say(f"Grad-CAM cuts it at {cut.node} ({cut.path or 'forward'}).")
+
+
+def network_of(model: "LoadedModel") -> "Network":
+    """Read a model with two pictures of noise, which do not matter to its graph."""
+    import torch
+
+    from whence.network import Network
+
+    rows, columns = model.preprocessing.size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, model.preprocessing.channels, rows, columns, generator=generator)
+    place = next((p.device for p in model.module.parameters()), torch.device("cpu"))
+    images = model.preprocessing.normalisation.to_model(pixels).to(place)
+    return Network.read(model.module, images)

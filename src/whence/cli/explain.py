@@ -1,0 +1,252 @@
+"""`whence explain`: which pixels of these images does the prediction come from?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.options import (
+    METHOD,
+    OUTPUT,
+    BatchSize,
+    Classes,
+    Device,
+    Download,
+    Input,
+    Json,
+    Method,
+    Model,
+    Overwrite,
+    Set,
+    Verbose,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from whence.adapters import LoadedModel
+    from whence.recipes import Explanation
+
+__all__ = ["explain"]
+
+
+def explain(  # noqa: PLR0913 - one argument for each option
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="An image, or any source of images: a folder, .zip, .npz, digits.",
+            show_default=False,
+        ),
+    ],
+    *,
+    model: Model,
+    weights: Weights = None,
+    download: Download = False,
+    classes: Classes = None,
+    input_: Input = None,
+    device: Device = "cpu",
+    method: Method = "integrated-gradients",
+    set_: Set = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="What is explained: predicted, label, or a class by number or name.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "predicted",
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Explain why not this class instead: runner-up, or a class.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, help="At most so many images, spread over the source.")
+    ] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="A new folder for report.html, explanation.json, arrays.npz and overlay.png, or "
+            "a file name.png for the picture alone. Default: explain-NAME.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Explain predictions: an attribution map over each image, with figures to trust it by."""
+    import torch
+
+    from whence.attribution import method_named
+    from whence.recipes import explain as run
+    from whence.recipes import load_images, load_subject
+    from whence.recipes.load import pairs, spread
+
+    place = Path(f"explain-{stem_of(source)}") if out is None else out
+    refuse_taken(place, overwrite=overwrite)
+    loaded = load_subject(
+        model,
+        weights=weights,
+        classes=classes,
+        settings=input_ or (),
+        device=device,
+        download=download,
+    )
+    chosen = method_named(
+        method, pairs(set_ or (), "steps=64"), normalisation=loaded.preprocessing.normalisation
+    )
+    data = load_images(source, loaded)
+    batches = list(data.batches(count, spread(len(data), count)))
+    images, labels, indices = (
+        torch.cat([getattr(batch, part) for batch in batches])
+        for part in ("images", "labels", "indices")
+    )
+    with bars(quiet=as_json) as progress:
+        result = run(
+            loaded,
+            images,
+            target=class_of(target, loaded),
+            versus=None if versus is None else class_of(versus, loaded),
+            method=chosen,
+            labels=labels if data.labels is not None else None,
+            batch_size=batch_size,
+            names=[data.name(index) for index in indices.tolist()],
+            classes=data.classes or None,
+            command=command_line(),
+            progress=progress,
+        )
+    written = write(result, place, overwrite=overwrite)
+    if as_json:
+        say_json(overview(result, written, data.skipped))
+    else:
+        show(result, written, data.skipped, verbose=verbose)
+
+
+def stem_of(source: str) -> str:
+    """Return what to call the result of a source."""
+    return Path(source.partition("#")[0].rpartition(":")[2]).stem or "images"
+
+
+def refuse_taken(place: Path, *, overwrite: bool) -> None:
+    """Refuse a picture file that is there already, before any work is done."""
+    from whence.errors import OutputError
+
+    if place.suffix.lower() == ".png" and place.exists() and not overwrite:
+        msg = f"{place} exists already. Give another name, or --overwrite to replace it."
+        raise OutputError(msg)
+
+
+def class_of(text: str, model: "LoadedModel") -> str | int:
+    """Return a class by its number or name; other words of the target grammar as they are."""
+    if text in ("predicted", "label", "runner-up"):
+        return text
+    if text in model.classes:
+        return model.classes.index(text)
+    try:
+        return int(text)
+    except ValueError:
+        from difflib import get_close_matches
+
+        from whence.errors import TargetError
+
+        near = get_close_matches(text, model.classes, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        msg = (
+            f"The model has no class {text!r}.{hint} Give predicted, label, a number from 0 to "
+            f"{len(model.classes) - 1}, or a name such as {model.classes[0]!r}."
+        )
+        raise TargetError(msg) from None
+
+
+def write(result: "Explanation", place: Path, *, overwrite: bool) -> dict[str, str]:
+    """Write the picture, or a folder with everything; return what was written."""
+    from whence.report import write_explanation
+    from whence.results import new_folder, save_explanation
+
+    if place.suffix.lower() == ".png":
+        return {"overlay": str(result.plot(place))}
+    with new_folder(place, overwrite=overwrite) as folder:
+        save_explanation(result.record, folder)
+        result.plot(folder / "overlay.png")
+        write_explanation(result.record, folder / "report.html")
+    return {
+        "out": str(place),
+        "report": str(place / "report.html"),
+        "overlay": str(place / "overlay.png"),
+    }
+
+
+def overview(
+    result: "Explanation", written: dict[str, str], skipped: tuple[tuple[str, str], ...]
+) -> dict[str, Any]:
+    """Return what was found, without maps, as a program reads it."""
+    names = result.model.classes
+    gaps = [None] * len(result.names) if result.gap is None else result.gap.tolist()
+    return {
+        **written,
+        "model": {"name": result.model.name, "fingerprint": result.model.fingerprint},
+        "method": str(result.method),
+        "cost": result.cost,
+        "images": [
+            {
+                "name": name,
+                "prediction": names[prediction],
+                "confidence": confidence,
+                "explained": explained,
+                "total": total,
+                "gap": gap,
+            }
+            for name, prediction, confidence, explained, total, gap in zip(
+                result.names,
+                result.predictions.tolist(),
+                result.confidences.tolist(),
+                result.explained.tolist(),
+                result.total.tolist(),
+                gaps,
+                strict=True,
+            )
+        ],
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
+        "seconds": result.run.seconds,
+    }
+
+
+def show(
+    result: "Explanation",
+    written: dict[str, str],
+    skipped: tuple[tuple[str, str], ...],
+    *,
+    verbose: bool,
+) -> None:
+    """Print what was found: one line per image."""
+    names = result.model.classes
+    rows = []
+    for at, name in enumerate(result.names):
+        gap = "" if result.gap is None else f"gap {100 * float(result.gap[at]):.2f} %"
+        value = float(result.explained[at])
+        rows.append(
+            (
+                name,
+                names[int(result.predictions[at])],
+                f"{100 * float(result.confidences[at]):.1f} %",
+                f"explained {value:.4g}",
+                gap,
+            )
+        )
+    say(table(rows))
+    say(faint(f"{result.method}, {result.cost:.4g} passes per image"))
+    for name, reason in skipped:
+        say(f"Left out {name}: {reason}")
+    if verbose:
+        say(f"{sum(result.run.seconds.values()):.2f} s")
+    say(f"\n{bold('Picture')}  {written['overlay']}")
+    if "report" in written:
+        say(f"{bold('Report')}   {written['report']}")

@@ -1,0 +1,57 @@
+"""The program: its commands, and how it ends."""
+
+import typer
+
+from whence import __version__
+from whence.cli.audit import audit
+from whence.cli.demo import demo
+from whence.cli.describe import describe
+from whence.cli.explain import explain
+from whence.cli.guard import guarded
+from whence.cli.homogeneity import homogeneity
+from whence.cli.methods import methods
+from whence.cli.view import view
+
+__all__ = ["app", "main"]
+
+COMMANDS = (audit, explain, methods, describe, homogeneity, demo, view)
+
+app = typer.Typer(
+    name="whence",
+    help="Where does a vision model's prediction come from: which pixels, which training images, "
+    "and which pixels of those training images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def flowing(text: str) -> str:
+    """Return a docstring with one line for each paragraph, to be wrapped by the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+for command in COMMANDS:
+    app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(command))
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"whence {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version.", callback=show_version, is_eager=True
+    ),
+) -> None:
+    """Take the options that stand before a command."""
+    del version
+
+
+def main() -> None:
+    """Run the program: 0 all is well, 1 an error of whence, 2 wrong usage, 130 Ctrl-C."""
+    app()
