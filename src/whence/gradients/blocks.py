@@ -4,6 +4,7 @@ A layer's gradient for an image is :math:`G = D A^\top`, with the gradients of i
 its inputs ``A`` at every position. Products with queries and norms need not form ``G``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from whence.core import Scalars
 
-__all__ = ["Block", "DirectBlock", "FactoredBlock"]
+__all__ = ["Block", "DirectBlock", "FactoredBlock", "products", "stacked"]
 
 
 @final
@@ -53,11 +54,42 @@ class FactoredBlock:
         pulled = torch.einsum("qgoi,bgit->bqgot", shaped, self.input)
         return torch.einsum("bgot,bqgot->bq", self.output, pulled)
 
+    def ghost(self, queries: "FactoredBlock") -> Tensor:
+        r"""Return inner products with factored queries, forming no gradient: ``(b, q)``.
+
+        .. math:: \langle D A^\top, E B^\top \rangle
+                  = \sum_{t, s} (D^\top E)_{ts} (A^\top B)_{ts}
+        """
+        count, ours, theirs = len(queries), self.output.shape[3], queries.output.shape[3]
+        total: Tensor | None = None
+        for group in range(self.output.shape[1]):
+            pairs = [
+                mine[:, group].transpose(1, 2).flatten(0, 1)
+                @ other[:, group].transpose(0, 1).flatten(1)
+                for mine, other in ((self.output, queries.output), (self.input, queries.input))
+            ]
+            product = (pairs[0] * pairs[1]).view(len(self), ours, count, theirs).sum(dim=(1, 3))
+            total = product if total is None else total + product
+        return self.output.new_zeros(len(self), count) if total is None else total
+
+    def favours_ghost(self, count: int) -> bool:
+        """Return whether products with ``count`` factored queries of this shape cost less."""
+        positions, groups = self.output.shape[3], self.output.shape[1]
+        wide, deep = self.output.shape[2], self.input.shape[2]
+        ghost = count * positions * positions * (wide + deep) * groups
+        return ghost < (positions + count + MEMORY) * self.size
+
+    def scaled(self, factors: Scalars) -> "FactoredBlock":
+        """Return the block with each image's gradient multiplied by its factor."""
+        return FactoredBlock(
+            output=self.output * factors.view(-1, 1, 1, 1), input=self.input, shape=self.shape
+        )
+
     def squared_norm(self) -> Scalars:
         """Return the squared Euclidean norms, ``(b,)``."""
         positions = self.output.shape[3]
         wide, deep = self.output.shape[2], self.input.shape[2]
-        if positions * (wide + deep) < wide * deep:
+        if positions * positions * (wide + deep) < (positions + MEMORY) * wide * deep:
             ours = self.output.transpose(2, 3) @ self.output
             theirs = self.input.transpose(2, 3) @ self.input
             return (ours * theirs).flatten(1).sum(dim=1)
@@ -99,12 +131,42 @@ class DirectBlock:
         """Return the squared Euclidean norms, ``(b,)``."""
         return self.values.square().sum(dim=1)
 
+    def scaled(self, factors: Scalars) -> "DirectBlock":
+        """Return the block with each image's gradient multiplied by its factor."""
+        return DirectBlock(values=self.values * factors[:, None], shape=self.shape)
+
     def rows(self, start: int, stop: int) -> "DirectBlock":
         """Return the block of some images."""
         return DirectBlock(values=self.values[start:stop], shape=self.shape)
 
 
 Block = FactoredBlock | DirectBlock
+
+
+def products(block: Block, queries: Block) -> Tensor:
+    """Return inner products of gradients with queries, ``(b, q)``."""
+    if isinstance(queries, DirectBlock):
+        return block.dot(queries.values)
+    if isinstance(block, FactoredBlock):
+        return block.ghost(queries)
+    return block.dot(queries.materialise())
+
+
+def stacked(blocks: Sequence[Block]) -> Block:
+    """Return the blocks of several batches as one, of the same parameter."""
+    first = blocks[0]
+    factored = [b for b in blocks if isinstance(b, FactoredBlock)]
+    if len(factored) == len(blocks):
+        return FactoredBlock(
+            output=torch.cat([b.output for b in factored]),
+            input=torch.cat([b.input for b in factored]),
+            shape=first.shape,
+        )
+    return DirectBlock(values=torch.cat([b.materialise() for b in blocks]), shape=first.shape)
+
+
+MEMORY = 16
+"""Writing and reading a gradient's element costs about as much as this many multiply-adds."""
 
 CHUNK_BYTES = 64 * 2**20
 """Gradients are formed for as many images at a time as fit into this."""

@@ -11,10 +11,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from whence.core import Images, Logits, Scalars, Target
 from whence.errors import SettingError
-from whence.gradients.blocks import Block, DirectBlock
+from whence.gradients.blocks import Block, DirectBlock, FactoredBlock, products
 from whence.gradients.layers import layer_blocks
 from whence.gradients.routes import Uses, find_uses, gathered
 from whence.network import Network, rewrite
+from whence.network.twice import twice_differentiable
 
 __all__ = ["ExampleGradients", "Recorder"]
 
@@ -43,22 +44,36 @@ class ExampleGradients:
             for name, blocks in self.blocks.items()
         }
 
-    def dot(self, queries: Mapping[str, Tensor]) -> Tensor:
+    def dot(self, queries: Mapping[str, Tensor | Block]) -> Tensor:
         """Return inner products with queries, over all parameters: ``(b, q)``.
 
         Args:
-            queries: For each parameter ``(q, *shape)``.
+            queries: For each parameter ``(q, *shape)``, or a block of ``q`` gradients.
         """
-        total: Tensor | None = None
+        count = next((len(q) for q in queries.values()), 0)
+        total = self.logits.new_zeros(len(self), count)
         for name, blocks in self.blocks.items():
-            stacked = queries[name].flatten(1) if queries[name].ndim > 1 else queries[name][:, None]
+            query = queries[name]
+            if isinstance(query, Tensor):
+                query = DirectBlock(values=query.reshape(count, -1), shape=blocks[0].shape)
             for block in blocks:
-                part = block.dot(stacked)
-                total = part if total is None else total + part
-        if total is None:
-            count = len(next(iter(queries.values()))) if queries else 0
-            return self.logits.new_zeros(len(self), count)
+                total = total + products(block, query)
         return total
+
+    def settled(self, count: int) -> dict[str, Block]:
+        """Return one block for each parameter, factored where that makes products cheaper.
+
+        Args:
+            count: How many such gradients will be multiplied at once with others.
+        """
+        found: dict[str, Block] = {}
+        for name, blocks in self.blocks.items():
+            first = blocks[0]
+            if len(blocks) == 1 and isinstance(first, FactoredBlock) and first.favours_ghost(count):
+                found[name] = first
+            else:
+                found[name] = DirectBlock(values=combined(blocks), shape=first.shape)
+        return found
 
     def squared_norm(self) -> Scalars:
         """Return squared Euclidean norms over all parameters, ``(b,)``."""
@@ -101,13 +116,17 @@ class Recorder:
         graph, _ = rewrite.copied(network.graph)
         uses = find_uses(graph, frozenset(self.names))
         self.uses = uses
-        self.plain = network.function()
+        self.plain = network.function(twice=True)
         self.pulls = {name: pull(network, node) for name, node in uses.derived.items()}
         rewrite.with_outputs(graph, uses.recorded)
-        rewrite.with_parameters_as_input(graph, network.parameters)
-        self.function: Callable[[Mapping[str, Tensor], Tensor], Any] = rewrite.compiled(
-            network.module, graph
-        )
+        second, _ = rewrite.copied(graph)
+        twice_differentiable(second)
+        self.once, self.twice = (self.finish(g) for g in (graph, second))
+
+    def finish(self, graph: Graph) -> Callable[[Mapping[str, Tensor], Tensor], Any]:
+        """Compile a graph that returns logits and recorded values."""
+        rewrite.with_parameters_as_input(graph, self.network.parameters)
+        return rewrite.compiled(self.network.module, graph)
 
     @property
     def fallback(self) -> tuple[str, ...]:
@@ -130,7 +149,8 @@ class Recorder:
             parameters = {
                 name: p.detach().requires_grad_() for name, p in self.network.parameters.items()
             }
-            logits, values = self.function(parameters, images)
+            function = self.twice if create_graph else self.once
+            logits, values = function(parameters, images)
             uses = self.uses
             wanted = [values[i] for i in uses.outputs]
             found = (
@@ -203,7 +223,7 @@ class Recorder:
         held = {name: p.detach() for name, p in parameters.items()}
 
         def scalar(chosen: dict[str, Tensor], image: Tensor, row: Tensor) -> Tensor:
-            logits, _ = self.function({**held, **chosen}, image[None])
+            logits, _ = self.plain({**held, **chosen}, image[None])
             return target.at(row[None])(logits)[0]
 
         rows = torch.arange(len(images), device=images.device)

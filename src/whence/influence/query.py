@@ -1,6 +1,6 @@
 """Queries: the predictions whose origin is asked for, as vectors in parameter space."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from whence.core import Images, Margin, Scalars, Target
 from whence.errors import NumericsError
-from whence.gradients import Recorder
+from whence.gradients import Block, DirectBlock, Recorder
+from whence.gradients.blocks import stacked
 from whence.influence.scorers import Scorer
 
-__all__ = ["QueryVectors", "query_vectors", "residuals_of"]
+__all__ = ["QueryVectors", "joined", "query_vectors", "residuals_of"]
 
 
 @final
@@ -21,20 +22,31 @@ class QueryVectors:
     """The vectors ``u`` of some queries.
 
     Args:
-        vectors: For each parameter ``(q, *shape)``.
+        blocks: For each parameter one block of ``q`` gradients, factored where a layer has few
+            positions: products then need no gradient in full, and the vector little memory.
         zero: Which queries have no gradient at all, ``(q,)``; all their scores are 0.
     """
 
-    vectors: Mapping[str, Tensor]
+    blocks: Mapping[str, Block]
     zero: Tensor
 
     def __len__(self) -> int:
         """Return the number of queries."""
         return len(self.zero)
 
-    def only(self, index: int) -> dict[str, Tensor]:
-        """Return one query's vector, for each parameter ``(*shape)``."""
-        return {name: v[index] for name, v in self.vectors.items()}
+    def only(self, index: int) -> "QueryVectors":
+        """Return one of the queries."""
+        return QueryVectors(
+            blocks={n: b.rows(index, index + 1) for n, b in self.blocks.items()},
+            zero=self.zero[index : index + 1],
+        )
+
+    def dense(self) -> dict[str, Tensor]:
+        """Return the vectors in full: for each parameter ``(q, *shape)``."""
+        return {
+            name: block.materialise().reshape(len(self), *block.shape)
+            for name, block in self.blocks.items()
+        }
 
     def combined(self, coefficients: Tensor) -> "QueryVectors":
         """Return one query that is a linear combination: an average, or a difference.
@@ -43,9 +55,10 @@ class QueryVectors:
         scores.
         """
         return QueryVectors(
-            vectors={
-                name: torch.einsum("q,q...->...", coefficients.to(v), v)[None]
-                for name, v in self.vectors.items()
+            blocks={
+                name: DirectBlock(values=(coefficients.to(dense) @ dense)[None], shape=block.shape)
+                for name, block in self.blocks.items()
+                for dense in (block.materialise(),)
             },
             zero=self.zero.all()[None],
         )
@@ -73,21 +86,31 @@ def query_vectors(
     Raises:
         NumericsError: If a gradient is NaN or infinite.
     """
-    parts: list[dict[str, Tensor]] = []
+    parts: list[dict[str, Block]] = []
+    squares: list[Tensor] = []
     residuals: list[Tensor] = []
     for start in range(0, len(images), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(images)))
         some = target.at(rows)
         recorded = recorder.record(images[rows.to(images.device)], some)
-        parts.append(recorded.materialise())
+        parts.append(recorded.settled(len(images)))
+        squares.append(recorded.squared_norm())
         residuals.append(residuals_of(recorded.logits, some))
-    gradients = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()])
-    if not squares.isfinite().all():
-        bad = (~squares.isfinite().all(dim=0)).nonzero().flatten().tolist()
+    squared = torch.cat(squares)
+    if not squared.isfinite().all():
+        bad = (~squared.isfinite()).nonzero().flatten().tolist()
         msg = f"The gradients of queries {bad} are NaN or infinite: check the images and weights."
         raise NumericsError(msg)
+    factors = scorer.factors(squared, torch.cat(residuals))
     return QueryVectors(
-        vectors=scorer.transformed(gradients, torch.cat(residuals)),
-        zero=squares.sum(dim=0) == 0,
+        blocks={n: stacked([p[n] for p in parts]).scaled(factors) for n in parts[0]},
+        zero=squared == 0,
+    )
+
+
+def joined(parts: Sequence[QueryVectors]) -> QueryVectors:
+    """Return several sets of queries as one."""
+    return QueryVectors(
+        blocks={n: stacked([p.blocks[n] for p in parts]) for n in parts[0].blocks},
+        zero=torch.cat([p.zero for p in parts]),
     )

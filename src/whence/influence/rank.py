@@ -20,7 +20,7 @@ from whence.core import (
 )
 from whence.errors import DataError, NumericsError, SettingError, TargetError
 from whence.gradients import ExampleGradients, Recorder
-from whence.influence.query import QueryVectors, query_vectors, residuals_of
+from whence.influence.query import QueryVectors, joined, query_vectors, residuals_of
 from whence.influence.scorers import GradCos, Scorer
 from whence.influence.select import choose_parameters
 from whence.network import Network
@@ -171,10 +171,7 @@ def influence(
         squared_norms=facts.squared_norms,
         parameters=names,
         coverage=sum(network.parameters[n].numel() for n in names) / total,
-        queries=QueryVectors(
-            vectors={n: torch.cat([v.vectors[n] for v in vectors]) for n in vectors[0].vectors},
-            zero=torch.cat([v.zero for v in vectors]),
-        ),
+        queries=joined(vectors),
         scorer=scorer,
         passes=len(starts),
         recorder=recorder,
@@ -238,7 +235,7 @@ def facts_of(
     logits: Logits = recorded.logits
     residuals = residuals_of(logits, target)
     squared = recorded.squared_norm()
-    scores = recorded.dot(queries.vectors) * scorer.weights(squared, residuals)[:, None]
+    scores = recorded.dot(queries.blocks) * scorer.weights(squared, residuals)[:, None]
     if not scores.isfinite().all():
         bad = indices[(~scores.isfinite()).any(dim=1).cpu()].tolist()
         msg = f"The gradients of training images {bad[:5]} are NaN or infinite."

@@ -15,21 +15,18 @@ The sign: a score is positive if a step of training on image *i* raises the quer
 *proponent*), and negative if it lowers it (an *opponent*).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from whence.core import Scalars
 from whence.errors import SettingError
 
 __all__ = ["SCORERS", "GradCos", "GradDot", "Scorer", "scorer_named"]
 
-Gradients = Mapping[str, Tensor]
 
-
+@runtime_checkable
 class Scorer(Protocol):
     """How gradients become scores."""
 
@@ -43,8 +40,8 @@ class Scorer(Protocol):
         """Whether the weight of a training image needs the norm of its gradient."""
         ...
 
-    def transformed(self, gradients: Gradients, residuals: Scalars) -> dict[str, Tensor]:
-        """Return ``u`` from the queries' margin gradients ``(q, *shape)`` and ``1 - p``."""
+    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
+        """Return by how much each query's margin gradient is multiplied to give ``u``."""
         ...
 
     def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
@@ -69,9 +66,10 @@ class GradDot:
     name: str = "grad-dot"
     normalised: bool = False
 
-    def transformed(self, gradients: Gradients, residuals: Scalars) -> dict[str, Tensor]:
-        """Return the queries' loss gradients, with the sign of the margin."""
-        return {name: scaled(g, residuals) for name, g in gradients.items()}
+    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
+        """Return ``1 - p`` of each query."""
+        del squared_norms
+        return residuals
 
     def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
         """Return ``1 - p`` of each training image."""
@@ -98,12 +96,9 @@ class GradCos:
     name: str = "grad-cos"
     normalised: bool = True
 
-    def transformed(self, gradients: Gradients, residuals: Scalars) -> dict[str, Tensor]:
-        """Return the queries' gradients at unit length."""
-        del residuals
-        norms = sum_of_squares(gradients).sqrt()
-        inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-        return {name: scaled(g, inverse) for name, g in gradients.items()}
+    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
+        """Return one over the norm of each query's gradient."""
+        return self.weights(squared_norms, residuals)
 
     def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
         """Return one over the norm of each training image's gradient."""
@@ -111,16 +106,6 @@ class GradCos:
             return torch.zeros_like(residuals)
         safe = torch.where(squared_norms > 0, squared_norms, torch.ones_like(squared_norms))
         return torch.where(squared_norms > 0, safe.rsqrt(), torch.zeros_like(safe))
-
-
-def scaled(values: Tensor, factors: Scalars) -> Tensor:
-    """Return ``(q, ...)`` with each row multiplied by its factor."""
-    return values * factors.view(-1, *[1] * (values.ndim - 1))
-
-
-def sum_of_squares(gradients: Gradients) -> Scalars:
-    """Return squared norms over all parameters, ``(q,)``."""
-    return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)
 
 
 SCORERS: tuple[Scorer, ...] = (GradCos(), GradDot())

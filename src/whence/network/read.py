@@ -11,13 +11,13 @@ from torch.fx import Graph, GraphModule
 from whence.core import Images, Logits, check_images, check_logits, fingerprint_model
 from whence.errors import NumericsError
 from whence.network import rewrite
-from whence.network.attention import plain_attention
 from whence.network.cut import Cut, find_cut
 from whence.network.describe import Description, describe
 from whence.network.export import check_alike, check_model, exported, unwrapped
 from whence.network.fold import folded
 from whence.network.homogeneity import Homogeneity, homogeneity
 from whence.network.rules import Rule, under
+from whence.network.twice import twice_differentiable
 
 __all__ = ["Network"]
 
@@ -109,25 +109,22 @@ class Network:
         check_alike(images, self.example)
 
     def function(
-        self, taps: Sequence[str] = (), *, fused: bool = True
+        self, taps: Sequence[str] = (), *, twice: bool = False
     ) -> Callable[[Mapping[str, Tensor], Images], tuple[Tensor, tuple[Tensor, ...]]]:
         """Return the network as a pure function ``(parameters, images) -> (logits, values)``.
 
-        Every operation is out-of-place, so it can be differentiated forwards, backwards and
-        twice.
-
         Args:
             taps: Names of nodes; ``values`` are theirs, in order.
-            fused: Keep fused attention, which is fast but has a first derivative only. Without,
-                it is spelled out, and equal up to rounding.
+            twice: Spell out the fused operations that cannot be differentiated twice, or wrongly.
+                Slower, and equal up to rounding.
         """
         graph, places = rewrite.copied(self.graph)
         by_name = {old.name: new for old, new in places.items()}
         rewrite.functional(graph)
         values = [by_name[name] for name in taps]
         rewrite.with_outputs(graph, values)
-        if not fused:
-            plain_attention(graph)
+        if twice:
+            twice_differentiable(graph)
         rewrite.with_parameters_as_input(graph, self.parameters)
         return rewrite.compiled(self.module, graph)
 

@@ -14,11 +14,10 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence.core import Images, Labels, Margin, Scalars
 from whence.gradients import Recorder
-from whence.influence import Influence, Scorer
+from whence.influence import Influence, QueryVectors, Scorer
 from whence.influence.query import residuals_of
 
 __all__ = ["InfluenceFn", "influence_fn"]
@@ -38,29 +37,31 @@ class InfluenceFn:
 
     Args:
         recorder: Records gradients of the network for the chosen parameters.
-        query: The query's vector ``u``: for each parameter ``(*shape)``.
+        query: The vector ``u`` of one query.
+        dense: The same in full, for each parameter ``(1, *shape)``, if the scorer needs it.
         labels: Labels of the training images, ``(b,)``.
         scorer: How gradients become scores.
     """
 
     recorder: Recorder
-    query: Mapping[str, Tensor]
+    query: QueryVectors
+    dense: Mapping[str, Tensor]
     labels: Labels
     scorer: Scorer
 
     def __call__(self, images: Images) -> Scalars:
         """Return one influence per image; differentiable with respect to the images."""
         target = Margin(self.labels)
-        with sdpa_kernel(SDPBackend.MATH):
-            if self.scorer.normalised:
-                return self.by_double_backward(images, target)
-            return self.by_forward_mode(images, target)
+        if self.scorer.normalised:
+            return self.by_double_backward(images, target)
+        return self.by_forward_mode(images, target)
 
     def at(self, rows: Tensor) -> "InfluenceFn":
         """Return the function of these rows of the batch."""
         return InfluenceFn(
             recorder=self.recorder,
             query=self.query,
+            dense=self.dense,
             labels=self.labels[rows.to(self.labels.device)],
             scorer=self.scorer,
         )
@@ -71,8 +72,8 @@ class InfluenceFn:
         network.check(images)
         with forward_ad.dual_level():
             parameters = {
-                name: forward_ad.make_dual(p.detach(), self.query[name])  # type: ignore[no-untyped-call]
-                if name in self.query
+                name: forward_ad.make_dual(p.detach(), self.dense[name][0])  # type: ignore[no-untyped-call]
+                if name in self.dense
                 else p.detach()
                 for name, p in network.parameters.items()
             }
@@ -86,7 +87,7 @@ class InfluenceFn:
         """Return the scores from gradients whose graph is kept."""
         keep = torch.is_grad_enabled()
         recorded = self.recorder.record(images, target, create_graph=keep)
-        dot = recorded.dot({name: v[None] for name, v in self.query.items()})[:, 0]
+        dot = recorded.dot(self.query.blocks)[:, 0]
         residuals = residuals_of(recorded.logits, target)
         return dot * self.scorer.weights(recorded.squared_norm(), residuals)
 
@@ -99,9 +100,11 @@ def influence_fn(influence: Influence, query: int, labels: Labels) -> InfluenceF
         query: Which query.
         labels: Labels of the training images that will be given, ``(b,)``.
     """
+    vector = influence.queries.only(query)
     return InfluenceFn(
         recorder=influence.recorder,
-        query=influence.queries.only(query),
+        query=vector,
+        dense={} if influence.scorer.normalised else vector.dense(),
         labels=labels,
         scorer=influence.scorer,
     )

@@ -1,0 +1,1 @@
+"""Measurements of whence, each beside its reference in the same run."""

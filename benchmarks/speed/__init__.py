@@ -1,0 +1,1 @@
+"""Speed as a ratio to one network pass, to a training step, or to a peer."""
