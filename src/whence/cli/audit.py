@@ -268,7 +268,8 @@ def show_audit(record: "AuditRecord", out: Path, *, verbose: bool) -> None:
                 ),
                 (
                     f"{100 * region.mass:.0f} % of the influence on {100 * region.area:.1f} % of "
-                    f"the area, in {len(region.images)} images; pixels alike {region.similarity:.2f}"
+                    f"the area, in {len(region.images)} images; pixels alike "
+                    f"{region.similarity:.2f}"
                 ),
             )
             for region in record.regions

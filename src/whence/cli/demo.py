@@ -93,16 +93,17 @@ def verdict(shown: "Demonstration") -> list[tuple[str, str]]:
         (
             "training images",
             (
-                f"{100 * shown.carriers:.0f} % of the top proponents of these predictions carry the "
-                f"patch"
+                f"{100 * shown.carriers:.0f} % of the top proponents of these predictions carry "
+                f"the patch"
             ),
         ),
         (
             "training features",
             (
-                f"the patch holds {100 * with_patch.mass:.1f} % of the positive mass of their maps on "
-                f"{100 * with_patch.area:.1f} % of the area: {with_patch.ratio:.1f} times its share "
-                f"({with_patch.maps} maps; {every.ratio:.1f} times over all {every.maps} proponents)"
+                f"the patch holds {100 * with_patch.mass:.1f} % of the positive mass of their maps "
+                f"on {100 * with_patch.area:.1f} % of the area: {with_patch.ratio:.1f} times its "
+                f"share ({with_patch.maps} maps; {every.ratio:.1f} times over all {every.maps} "
+                f"proponents)"
             ),
         ),
         (

@@ -35,7 +35,7 @@ def methods(
             table(
                 [
                     ("family", card.family),
-                    ("cost", f"{card.passes} passes"),
+                    ("passes", card.passes),
                     ("needs", card.needs),
                     ("adds up to", card.complete),
                     ("reference", card.reference),
@@ -53,7 +53,8 @@ def methods(
         say(
             table(
                 [
-                    ("  cost", f"{card.passes} passes; needs {card.needs}"),
+                    ("  passes", card.passes),
+                    ("  needs", card.needs),
                     ("  adds up to", card.complete),
                     ("  reference", card.reference),
                 ]

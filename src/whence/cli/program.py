@@ -1,5 +1,7 @@
 """The program: its commands, and how it ends."""
 
+from typing import Annotated
+
 import typer
 
 from whence import __version__
@@ -35,18 +37,20 @@ for command in COMMANDS:
     app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(command))
 
 
-def show_version(wanted: bool) -> None:
-    """Print the version and end."""
+def show_version(wanted: bool) -> bool:
+    """Print the version and end, if that is wanted."""
     if wanted:
         typer.echo(f"whence {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
 def options(
-    version: bool = typer.Option(
-        False, "--version", help="Show the version.", callback=show_version, is_eager=True
-    ),
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=show_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Take the options that stand before a command."""
     del version

@@ -1,7 +1,11 @@
 """Exporting: a user's model becomes a plain graph, and stays as it was."""
 
 import copy
+import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -112,8 +116,7 @@ def exported(model: nn.Module, example: Tensor) -> GraphModule:
     """
     copied = twin(model)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
+        with quietly(), torch.enable_grad():
             module = torch.export.export(
                 copied, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             ).module()
@@ -131,6 +134,23 @@ def exported(model: nn.Module, example: Tensor) -> GraphModule:
     graph = plain_graph(module)
     check_quiet(graph)
     return rewrite.compiled(module, graph)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what the exporter warns, logs and prints on its way from the user's terminal.
+
+    Where it fails, it prints the graph; the error that it raises says the same in words.
+    """
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def check_runs(model: nn.Module, example: Tensor) -> None:
