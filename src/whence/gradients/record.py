@@ -116,12 +116,12 @@ class Recorder:
         graph, _ = rewrite.copied(network.graph)
         uses = find_uses(graph, frozenset(self.names))
         self.uses = uses
-        self.plain = network.function(twice=True)
         self.pulls = {name: pull(network, node) for name, node in uses.derived.items()}
         rewrite.with_outputs(graph, uses.recorded)
         second, _ = rewrite.copied(graph)
         twice_differentiable(second)
         self.once, self.twice = (self.finish(g) for g in (graph, second))
+        self.staged = network.staged()
 
     def finish(self, graph: Graph) -> Callable[[Mapping[str, Tensor], Tensor], Any]:
         """Compile a graph that returns logits and recorded values."""
@@ -223,7 +223,7 @@ class Recorder:
         held = {name: p.detach() for name, p in parameters.items()}
 
         def scalar(chosen: dict[str, Tensor], image: Tensor, row: Tensor) -> Tensor:
-            logits, _ = self.plain({**held, **chosen}, image[None])
+            logits = self.staged.run(self.staged.prepare({**held, **chosen}), image[None])
             return target.at(row[None])(logits)[0]
 
         rows = torch.arange(len(images), device=images.device)
@@ -252,7 +252,7 @@ def pull(
     """Return the function of parameters that makes a derived value, and which they are."""
     graph = Graph()
     places: dict[Node, Node] = {}
-    needed = ancestors(node)
+    needed = rewrite.ancestors([node])
     for old in node.graph.nodes:
         if old in needed:
             places[old] = graph.node_copy(old, lambda n: places[n])
@@ -264,15 +264,3 @@ def pull(
     )
     rewrite.with_parameters_as_input(graph, names)
     return tuple(dict.fromkeys(names)), GraphModule(network.module, graph)
-
-
-def ancestors(node: Node) -> set[Node]:
-    """Return a node and everything that it is made of."""
-    found = {node}
-    pending = [node]
-    while pending:
-        for source in pending.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                pending.append(source)
-    return found

@@ -17,6 +17,7 @@ from whence.network.export import check_alike, check_model, exported, unwrapped
 from whence.network.fold import folded
 from whence.network.homogeneity import Homogeneity, homogeneity
 from whence.network.rules import Rule, under
+from whence.network.staged import Staged, staged
 from whence.network.twice import twice_differentiable
 
 __all__ = ["Network"]
@@ -127,6 +128,14 @@ class Network:
             twice_differentiable(graph)
         rewrite.with_parameters_as_input(graph, self.parameters)
         return rewrite.compiled(self.module, graph)
+
+    def staged(self) -> Staged:
+        """Return the network in two stages: work on parameters, done once, and the rest.
+
+        Both can be differentiated twice; batch norms are merged into the convolutions before
+        them in the first stage.
+        """
+        return staged(self.module, self.graph, list(self.parameters))
 
     def under(self, rules: Sequence[Rule]) -> "Network":
         """Return the same function whose operations have other backward rules."""

@@ -27,6 +27,7 @@ from whence.network.operations import (
 )
 
 __all__ = [
+    "ancestors",
     "attributes",
     "compiled",
     "copied",
@@ -205,6 +206,18 @@ def replaced(graph: Graph, node: Node, function: Callable[..., object], *before:
     node.replace_all_uses_with(new)
     graph.erase_node(node)
     return new
+
+
+def ancestors(nodes: Iterable[Node]) -> set[Node]:
+    """Return nodes and everything that they are made of."""
+    found = set(nodes)
+    pending = list(found)
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
 
 
 def stored(module: nn.Module, node: Node) -> Tensor:

@@ -5,18 +5,19 @@ a forward-mode derivative is differentiated backwards (softmax), or then return 
 without a warning (layer norm). Spelled out in simple operations they are right, in any order.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import Graph, Node
 from torch.nn import functional
 
 from whence.errors import UnsupportedOperation
 from whence.network.operations import name_of
 from whence.network.rewrite import depends_on_images, replaced
 
-__all__ = ["twice_differentiable"]
+__all__ = ["merged_norms", "twice_differentiable"]
 
 
 def twice_differentiable(graph: Graph) -> None:
@@ -25,6 +26,53 @@ def twice_differentiable(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and node in moving and name_of(node) in PLAIN:
             replaced(graph, node, PLAIN[name_of(node)])
+
+
+def merged_norms(graph: Graph) -> None:
+    """Merge each batch norm into the convolution before it, as a function of all parameters.
+
+    The layer's weight is scaled instead of its output: the same function, differentiable in the
+    parameters of both, with less work on activations, which counts where derivatives of
+    derivatives multiply it.
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_function" or name_of(node) != "batch_norm" or node.args[5]:
+            continue
+        layer = node.args[0]
+        if (
+            not isinstance(layer, Node)
+            or name_of(layer) not in ("conv2d", "linear")
+            or len(layer.users) > 1
+        ):
+            continue
+        weight, bias, *settings = [*layer.args[1:], None][: max(2, len(layer.args) - 1)]
+        with graph.inserting_before(node):
+            pair = graph.call_function(merged, (weight, bias, *node.args[1:5], node.args[7]))
+            new = (graph.call_function(operator.getitem, (pair, i)) for i in range(2))
+            joined = graph.call_function(layer.target, (layer.args[0], *new, *settings))  # type: ignore[arg-type]
+        joined.meta = dict(node.meta)
+        node.replace_all_uses_with(joined)
+        graph.erase_node(node)
+        graph.erase_node(layer)
+
+
+def merged(
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer followed by a batch norm."""
+    scale = (variance + eps).rsqrt()
+    scale = scale if gamma is None else scale * gamma
+    shift = -mean * scale if bias is None else (bias - mean) * scale
+    return (
+        weight * scale.view(-1, *[1] * (weight.ndim - 1)),
+        shift if beta is None else shift + beta,
+    )
 
 
 def plain_attention(

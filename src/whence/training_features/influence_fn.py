@@ -7,7 +7,6 @@ References:
     Bacha and George (2025), "Training Feature Attribution for Vision Models".
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -38,14 +37,15 @@ class InfluenceFn:
     Args:
         recorder: Records gradients of the network for the chosen parameters.
         query: The vector ``u`` of one query.
-        dense: The same in full, for each parameter ``(1, *shape)``, if the scorer needs it.
+        prepared: For scorers without norms: every value made of parameters, with its change
+            along ``u``.
         labels: Labels of the training images, ``(b,)``.
         scorer: How gradients become scores.
     """
 
     recorder: Recorder
     query: QueryVectors
-    dense: Mapping[str, Tensor]
+    prepared: tuple[tuple[Tensor, Tensor | None], ...]
     labels: Labels
     scorer: Scorer
 
@@ -61,23 +61,20 @@ class InfluenceFn:
         return InfluenceFn(
             recorder=self.recorder,
             query=self.query,
-            dense=self.dense,
+            prepared=self.prepared,
             labels=self.labels[rows.to(self.labels.device)],
             scorer=self.scorer,
         )
 
     def by_forward_mode(self, images: Images, target: Margin) -> Scalars:
         """Return the scores from the margin's change along the query's vector."""
-        network = self.recorder.network
-        network.check(images)
+        self.recorder.network.check(images)
         with forward_ad.dual_level():
-            parameters = {
-                name: forward_ad.make_dual(p.detach(), self.dense[name][0])  # type: ignore[no-untyped-call]
-                if name in self.dense
-                else p.detach()
-                for name, p in network.parameters.items()
-            }
-            logits, _ = self.recorder.plain(parameters, images)
+            values = [
+                primal if tangent is None else forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+                for primal, tangent in self.prepared
+            ]
+            logits = self.recorder.staged.run(values, images)
             margin, change = forward_ad.unpack_dual(target(logits))  # type: ignore[no-untyped-call]
             weights = self.scorer.weights(None, torch.sigmoid(-margin))
             changed: Tensor = torch.zeros_like(margin) if change is None else change
@@ -104,7 +101,21 @@ def influence_fn(influence: Influence, query: int, labels: Labels) -> InfluenceF
     return InfluenceFn(
         recorder=influence.recorder,
         query=vector,
-        dense={} if influence.scorer.normalised else vector.dense(),
+        prepared=() if influence.scorer.normalised else prepared(influence.recorder, vector),
         labels=labels,
         scorer=influence.scorer,
     )
+
+
+def prepared(recorder: Recorder, vector: QueryVectors) -> tuple[tuple[Tensor, Tensor | None], ...]:
+    """Return every value made of parameters, with its change along a query's vector."""
+    dense = vector.dense()
+    with torch.no_grad(), forward_ad.dual_level():
+        parameters = {
+            name: forward_ad.make_dual(p.detach(), dense[name][0])  # type: ignore[no-untyped-call]
+            if name in dense
+            else p.detach()
+            for name, p in recorder.network.parameters.items()
+        }
+        pairs = [forward_ad.unpack_dual(v) for v in recorder.staged.prepare(parameters)]  # type: ignore[no-untyped-call]
+        return tuple((primal, tangent) for primal, tangent in pairs)
