@@ -49,6 +49,11 @@ __all__ = ["Explanation", "explain"]
 CHUNK = 32
 """Images between two reports of progress; inside, methods choose their own batch by memory."""
 
+ACROSS = 6
+"""Images side by side in a figure."""
+
+PAPER = 255
+
 Model = nn.Module | LoadedModel | Network
 Setting = str | int | float | bool | None
 
@@ -133,7 +138,7 @@ class Explanation:
         return Path(path)
 
     def plot(self, path: str | Path) -> Path:
-        """Write a PNG file: each image beside its map; a file that is there is replaced.
+        """Write a PNG file: each image above its map; a file that is there is replaced.
 
         Raises:
             OutputError: The file cannot be written.
@@ -149,7 +154,7 @@ class Explanation:
     def png(self) -> bytes:
         """Return the bytes of that figure."""
         record = self.record
-        strips = [
+        columns = [
             figure_of_query(
                 Panel(
                     picture=picture,
@@ -163,7 +168,13 @@ class Explanation:
                 self.pictures, record.maps, record.predictions, record.confidences, strict=True
             )
         ]
-        return png_bytes(np.concatenate(strips, axis=0))
+        blank = np.full_like(columns[0], PAPER)
+        columns += [blank] * (-len(columns) % min(len(columns), ACROSS))
+        rows = [
+            np.concatenate(columns[start : start + ACROSS], axis=1)
+            for start in range(0, len(columns), ACROSS)
+        ]
+        return png_bytes(np.concatenate(rows, axis=0))
 
 
 def explain(  # noqa: PLR0913 - one keyword per question, with the same name everywhere
