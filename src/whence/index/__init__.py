@@ -5,7 +5,7 @@ Files are safetensors shards and a manifest in JSON; only this room knows their 
 
 from whence.index.manifest import Manifest, Provenance, ShardEntry
 from whence.index.shard import Rows
-from whence.index.store import MakeRows, Neighbours, build, query, verify
+from whence.index.store import MakeRows, Neighbours, build, manifest_of, query, verify
 
 __all__ = [
     "MakeRows",
@@ -15,6 +15,7 @@ __all__ = [
     "Rows",
     "ShardEntry",
     "build",
+    "manifest_of",
     "query",
     "verify",
 ]

@@ -20,7 +20,7 @@ from whence.errors import (
 from whence.index.manifest import DONE, OPEN, Manifest, Provenance, as_runs, read_manifest
 from whence.index.shard import Rows, damaged, opened, sha256_of, write_shard
 
-__all__ = ["MakeRows", "Neighbours", "build", "query", "verify"]
+__all__ = ["MakeRows", "Neighbours", "build", "manifest_of", "query", "verify"]
 
 MakeRows = Callable[[Sequence[int]], Iterable[Rows]]
 """Makes the rows of some images; may leave out images that cannot be used."""
@@ -96,6 +96,15 @@ def is_whole(folder: Path, manifest: Manifest, place: int) -> bool:
     return sha256_of(folder / entry.file) == entry.sha256
 
 
+def manifest_of(folder: str | Path) -> Manifest:
+    """Return the manifest of a complete index.
+
+    Raises:
+        RecordError: If the folder holds none.
+    """
+    return read_manifest(Path(folder) / DONE)
+
+
 def found_in(folder: Path, plan: Manifest) -> Manifest:
     """Return what is there of the plan, complete or not; make the folder if it is missing."""
     stored = next((folder / name for name in (DONE, OPEN) if (folder / name).is_file()), None)
@@ -138,7 +147,7 @@ def verify(folder: str | Path, *, repair: MakeRows | None = None) -> tuple[str, 
         RecordError: If the folder holds no complete index.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder / DONE)
+    manifest = manifest_of(folder)
     wrong: list[str] = []
     for place, entry in enumerate(manifest.shards):
         if is_whole(folder, manifest, place):
@@ -196,7 +205,7 @@ def query(
         ShapeError: If the queries are of another projection.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder / DONE)
+    manifest = manifest_of(folder)
     if count < 1:
         msg = f"count must be at least 1; got {count}."
         raise SettingError(msg)
