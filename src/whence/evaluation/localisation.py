@@ -128,7 +128,7 @@ def inside(masks: Tensor, values: Tensor) -> Float[Tensor, "b n"]:
             f"attributions; got {tuple(masks.shape)}."
         )
         raise ShapeError(msg)
-    flat = masks.flatten(1)
+    flat = masks.to(values.device).flatten(1)
     chosen = flat.to(torch.get_default_dtype() if not flat.is_floating_point() else flat.dtype)
     if not ((chosen == 0) | (chosen == 1)).all():
         msg = "Masks must hold 0 (outside) and 1 (inside). Threshold soft masks first."

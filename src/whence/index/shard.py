@@ -94,9 +94,9 @@ def checked(rows: Rows, asked: list[int], dimension: int) -> Rows:
     if strange:
         msg = f"Image {min(strange)} was not asked for. Yield the rows of the given indices only."
         raise ShapeError(msg)
-    finite = rows.projected.isfinite().all(dim=1) & rows.norms.isfinite()
+    finite = (rows.projected.isfinite().all(dim=1) & rows.norms.isfinite()).cpu()
     if not finite.all():
-        first = int(rows.indices[~finite][0])
+        first = int(rows.indices.cpu()[~finite][0])
         msg = (
             f"The gradient of image {first} holds NaN or infinity, which cannot be stored. Look "
             f"for such values in this image, and in the model's weights and activations."

@@ -102,15 +102,17 @@ def step(model: nn.Module, optimiser: Optimizer, batch: Batch, prior: Prior | No
         first = int(batch.indices[batch.labels < 0][0])
         msg = f"Image {first} has no label. Training needs one for every image."
         raise DataError(msg)
+    device = next(model.parameters()).device
+    images, labels = batch.images.to(device), batch.labels.to(device)
     optimiser.zero_grad()
     with torch.enable_grad():
         if prior is None:
-            logits = check_logits(logits_of(model(batch.images)), len(batch.images))
-            task = functional.cross_entropy(logits, batch.labels)
+            logits = check_logits(logits_of(model(images)), len(images))
+            task = functional.cross_entropy(logits, labels)
             loss = PriorLoss(total=task, task=task, penalty=torch.zeros_like(task), logits=logits)
         else:
             own = replace(prior, penalty=prior.penalty.at(batch.indices))
-            loss = prior_loss(model, batch.images, batch.labels, prior=own)
+            loss = prior_loss(model, images, labels, prior=own)
         loss.total.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return loss
@@ -137,7 +139,7 @@ class Tally:
         size = len(labels)
         self.task += size * loss.task.item()
         self.penalty += size * loss.penalty.item()
-        self.right += int((loss.logits.argmax(dim=1) == labels).sum())
+        self.right += int((loss.logits.argmax(dim=1).cpu() == labels.cpu()).sum())
         self.count += size
 
     def epoch(self) -> Epoch:
