@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from whence.gradients.blocks import Block, DirectBlock, FactoredBlock
 from whence.gradients.routes import LayerUse
+from whence.network import BatchAxis
 
 __all__ = ["layer_blocks"]
 
@@ -34,30 +35,33 @@ def layer_blocks(
 def conv_blocks(use: LayerUse, source: Tensor, gradient: Tensor) -> dict[str, Block]:
     """Return the blocks of a convolution, its input unfolded into patches."""
     shape, stride, padding, dilation, groups = convolution_settings(use.settings)
-    inner = len(source) // count_of(use, source)
     found: dict[str, Block] = {}
     outputs = gradient.flatten(2)
     if use.weight is not None:
-        if shape[2:] == (1, 1) and padding == (0, 0):
+        left, right, top, bottom = padding
+        if (left, top) != (right, bottom):
+            source = functional.pad(source, padding)
+            left = top = 0
+        if shape[2:] == (1, 1) and not (left or top):
             patches = source[:, :, :: stride[0], :: stride[1]].flatten(2)
         else:
-            patches = functional.unfold(source, shape[2:], dilation, padding, stride)
+            patches = functional.unfold(source, shape[2:], dilation, (top, left), stride)
         found[use.weight] = FactoredBlock(
-            output=merged(split(outputs, 1, groups), inner),
-            input=merged(split(patches, 1, groups), inner),
+            output=merged(split(outputs, 1, groups), use.axis),
+            input=merged(split(patches, 1, groups), use.axis),
             shape=shape,
         )
     if use.bias is not None:
-        summed = split(outputs.sum(dim=2), 0, len(source) // inner).sum(dim=1)
+        summed = use.axis.to_front(outputs.sum(dim=2)).sum(dim=(1, 2))
         found[use.bias] = DirectBlock(values=summed, shape=(shape[0],))
     return found
 
 
-def merged(values: Tensor, inner: int) -> Tensor:
-    """Return ``(b * inner, g, c, t)`` as ``(b, g, c, inner * t)``."""
-    if inner == 1:
+def merged(values: Tensor, axis: BatchAxis) -> Tensor:
+    """Return ``(outer * b * inner, g, c, t)`` as ``(b, g, c, outer * inner * t)``."""
+    if axis.outer * axis.inner == 1:
         return values
-    return split(values, 0, len(values) // inner).permute(0, 2, 3, 1, 4).flatten(3)
+    return axis.to_front(values).flatten(1, 2).permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def split(values: Tensor, axis: int, parts: int) -> Tensor:
@@ -66,22 +70,19 @@ def split(values: Tensor, axis: int, parts: int) -> Tensor:
     return values.reshape(*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
 
 
-def count_of(use: LayerUse, source: Tensor) -> int:
-    """Return the number of images in a layer's input."""
-    return source.shape[use.axis.axis] // (use.axis.outer * use.axis.inner)
-
-
 def convolution_settings(
     settings: tuple[Any, ...],
-) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int], tuple[int, int], int]:
-    """Return weight shape, stride, padding, dilation and groups of a convolution."""
+) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]:
+    """Return weight shape, stride, padding (left, right, top, bottom), dilation and groups."""
     shape, *rest = settings
     given = [*rest, *([None] * (4 - len(rest)))]
-    stride, padding, dilation = (
+    stride, (rows, columns), dilation = (
         pair(value, default) for value, default in zip(given[:3], (1, 0, 1), strict=True)
     )
-    if given[1] == "same":
-        padding = ((shape[2] - 1) * dilation[0] // 2, (shape[3] - 1) * dilation[1] // 2)
+    padding = (columns, columns, rows, rows)
+    if given[1] == "same":  # the larger half of an odd padding is behind
+        high, wide = ((size - 1) * d for size, d in zip(shape[2:], dilation, strict=True))
+        padding = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
     return tuple(shape), stride, padding, dilation, int(given[3] or 1)
 
 
@@ -133,9 +134,8 @@ def norm_blocks(
         ]
     else:
         shape = (channels,)
-        inner = len(source) // count_of(use, source)
         summed = [
-            v.reshape(len(source) // inner, inner, channels, -1).sum(dim=(1, 3))
+            use.axis.to_front(v.reshape(len(v), channels, -1)).sum(dim=(1, 2, 4))
             for v in (gradient * normal, gradient)
         ]
     names = (use.weight, use.bias)

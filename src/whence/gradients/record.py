@@ -166,7 +166,8 @@ class Recorder:
             left = self.by_vmap(images, target, parameters)
         for name, value in left.items():
             shape = tuple(parameters[name].shape)
-            blocks.setdefault(name, []).append(DirectBlock(values=value.flatten(1), shape=shape))
+            direct = DirectBlock(values=value.reshape(len(value), -1), shape=shape)
+            blocks.setdefault(name, []).append(direct)
         return ExampleGradients(
             logits=logits if create_graph else logits.detach(),
             blocks={name: tuple(blocks[name]) for name in self.names if name in blocks},
@@ -188,7 +189,8 @@ class Recorder:
                 self.add(blocks, name, block, parameters)
         for spread, gradient in zip(uses.spreads, gradients[len(uses.layers) :], strict=True):
             shape = tuple(self.uses.derived[spread.value].meta["val"].shape)
-            front = gathered(gradient, spread.axis, shape).flatten(1)
+            front = gathered(gradient, spread.axis, shape)
+            front = front.reshape(len(front), -1)
             self.add(blocks, spread.value, DirectBlock(values=front, shape=shape), parameters)
         return blocks
 
@@ -210,7 +212,7 @@ class Recorder:
         for name in names:
             if name in self.names:
                 direct = DirectBlock(
-                    values=pulled[name].flatten(1), shape=tuple(inputs[name].shape)
+                    values=pulled[name].reshape(len(block), -1), shape=tuple(inputs[name].shape)
                 )
                 blocks.setdefault(name, []).append(direct)
 

@@ -99,7 +99,7 @@ def find_uses(graph: Graph, names: frozenset[str]) -> Uses:
     for node in list(graph.nodes):
         if node.op in ("call_function", "output"):
             finder.visit(node)
-    left = finder.refused
+    left = finder.left()
     return Uses(
         graph=graph,
         recorded=tuple(finder.recorded),
@@ -145,6 +145,15 @@ class Finder:
             if value is not None:
                 found |= self.made[self.derived[value]]
         return found
+
+    def left(self) -> set[str]:
+        """Return the refused parameters, and all that share a use with one of them."""
+        values = [(u.weight, u.bias) for u in self.layers] + [(u.value,) for u in self.spreads]
+        together = [self.origins(*names) for names in values]
+        left = set(self.refused)
+        while grown := {n for names in together if names & left for n in names} - left:
+            left |= grown
+        return left
 
     def record(self, node: Node) -> int:
         """Return the index of a node among the recorded values."""
