@@ -18,6 +18,7 @@ MAY_TOUCH_A_MODEL = {
     "priors/fit.py": "a copy of the model is trained, made a line before",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
     "recipes/digits.py": "it trains the network that it made itself",
+    "recipes/load.py": "it builds an architecture that has no weights yet",
 }
 """File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""
 

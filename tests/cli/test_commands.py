@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -139,6 +140,25 @@ def test_describe_shows_each_operation_and_the_totals(whence, document):
     found = document(whence("describe", "model.py:tiny", "--json"))
     assert found["parameters"] == 163
     assert "linear" in [row["operation"] for row in found["operations"]]
+
+
+needs_torchvision = pytest.mark.skipif(
+    find_spec("torchvision") is None, reason="torchvision is not installed"
+)
+
+
+@needs_torchvision
+def test_describe_needs_no_weights_for_an_architecture(whence, document):
+    found = document(whence("describe", "torchvision/resnet18", "--input", "size=64", "--json"))
+    assert found["parameters"] == 11_689_512
+    assert found["model"] == "torchvision/resnet18 without weights"
+    assert found["preprocessing"]["size"] == [64, 64]
+
+
+@needs_torchvision
+def test_homogeneity_needs_weights_because_it_depends_on_them(whence):
+    result = whence("homogeneity", "torchvision/resnet18")
+    assert (result.exit_code, "has no weights" in result.stderr) == (1, True)
 
 
 def test_homogeneity_names_the_biases_of_the_tiny_model(whence, document):

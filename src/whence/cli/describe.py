@@ -31,20 +31,26 @@ def describe(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show a model as it is read: operations, module paths, shapes, parameters, share of work."""
+    """Show a model as it is read: operations, module paths, shapes, parameters, share of work.
+
+    The table does not depend on weights, so a model of torchvision or timm needs none.
+    """
     del verbose
     from dataclasses import asdict
 
-    from whence.recipes import load_subject
+    from whence.recipes import load_architecture, load_subject
 
-    loaded = load_subject(
-        model,
-        weights=weights,
-        classes=classes,
-        settings=input_ or (),
-        device=device,
-        download=download,
-    )
+    if weights is None and not download and classes is None:
+        loaded = load_architecture(model, input_ or ())
+    else:
+        loaded = load_subject(
+            model,
+            weights=weights,
+            classes=classes,
+            settings=input_ or (),
+            device=device,
+            download=download,
+        )
     network = network_of(loaded)
     found, cut = network.describe(), network.cut()
     if as_json:

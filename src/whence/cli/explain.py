@@ -231,6 +231,8 @@ def show(
     rows = []
     for at, name in enumerate(result.names):
         gap = "" if result.gap is None else f"gap {100 * float(result.gap[at]):.2f} %"
+        if bool(result.blank[at]):
+            gap = "the map is zero everywhere"
         value = float(result.explained[at])
         rows.append(
             (

@@ -4,7 +4,7 @@ from whence.recipes.audit import audit
 from whence.recipes.demo import Demonstration, PatchShare, demonstrate
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
 from whence.recipes.explain import Explanation, explain
-from whence.recipes.load import Case, load_case, load_images, load_subject
+from whence.recipes.load import Case, load_architecture, load_case, load_images, load_subject
 
 __all__ = [
     "Case",
@@ -15,6 +15,7 @@ __all__ = [
     "audit",
     "demonstrate",
     "explain",
+    "load_architecture",
     "load_case",
     "load_images",
     "load_subject",

@@ -15,7 +15,6 @@ from whence.adapters import LoadedModel, Preprocessing
 from whence.attribution import CATALOGUE, Attribution, attribute, method_named
 from whence.core import (
     Images,
-    Labels,
     Logits,
     Method,
     ModelScalar,
@@ -104,6 +103,11 @@ class Explanation:
         return self.total / self.explained.to(self.total)
 
     @property
+    def blank(self) -> Tensor:
+        """Whether an image's map is zero everywhere: nothing speaks for the number; ``(b,)``."""
+        return (self.values == 0).flatten(1).all(dim=1)
+
+    @property
     def record(self) -> ExplanationRecord:
         """The explanation as plain values and arrays; channels are summed."""
         maps = self.values.detach().sum(dim=1, dtype=torch.float64).float().cpu().numpy()
@@ -179,13 +183,13 @@ class Explanation:
 
 def explain(  # noqa: PLR0913 - one keyword per question, with the same name everywhere
     model: Model,
-    images: Images,
+    images: Tensor,
     *,
     target: TargetLike = "predicted",
     versus: TargetLike | None = None,
     method: Method | str = "integrated-gradients",
     settings: Mapping[str, Setting] | None = None,
-    labels: Labels | None = None,
+    labels: Tensor | None = None,
     batch_size: int | None = None,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,

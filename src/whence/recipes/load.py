@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+import torch
+
 from whence.adapters import (
     LoadedModel,
     Preprocessing,
@@ -12,10 +14,22 @@ from whence.adapters import (
     load_data,
     load_model,
 )
+from whence.adapters.models import outputs
 from whence.adapters.streamed import PictureData
+from whence.adapters.timm import build_timm, timm_preprocessing
+from whence.adapters.torchvision import build_torchvision, torchvision_preprocessing
 from whence.errors import DataError, SettingError
+from whence.recipes.cards import class_names
 
-__all__ = ["Case", "load_case", "load_classes", "load_images", "load_subject", "read_input"]
+__all__ = [
+    "Case",
+    "load_architecture",
+    "load_case",
+    "load_classes",
+    "load_images",
+    "load_subject",
+    "read_input",
+]
 
 
 @final
@@ -103,6 +117,37 @@ def load_subject(
         preprocessing=read_input(settings),
         device=device,
         download=download,
+    )
+
+
+def load_architecture(model: str, settings: Sequence[str] = ()) -> LoadedModel:
+    """Load a model for the sake of its operations; where no weights are given, it has random ones.
+
+    A factory and a transformers folder have weights of their own, which are used.
+
+    Args:
+        model: Which; see :func:`whence.adapters.load_model`.
+        settings: How a picture becomes its input; see :func:`read_input`.
+
+    Raises:
+        WhenceError: As :func:`whence.adapters.load_model`.
+    """
+    door, _, name = model.partition("/")
+    given = read_input(settings)
+    with torch.random.fork_rng(devices=()):
+        if door == "torchvision" and name:
+            module = build_torchvision(name, None).eval()
+            used = given or torchvision_preprocessing(name)
+        elif door == "timm" and name:
+            module = build_timm(name, None).eval()
+            used = given or timm_preprocessing(module)
+        else:
+            return load_model(model, preprocessing=given)
+    return LoadedModel(
+        module=module,
+        name=f"{model} without weights",
+        classes=class_names(outputs(module, used)),
+        preprocessing=used,
     )
 
 
