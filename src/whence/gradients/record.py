@@ -133,6 +133,7 @@ class Recorder:
         """Parameters whose gradients come from ``vmap`` over ``grad``: exact, but slower."""
         return self.uses.left
 
+    @torch.inference_mode(mode=False)
     def record(
         self, images: Images, target: Target, *, create_graph: bool = False
     ) -> ExampleGradients:
@@ -145,6 +146,7 @@ class Recorder:
                 differentiated with respect to the images.
         """
         self.network.check(images)
+        images = images.clone() if images.is_inference() else images
         with torch.enable_grad():
             parameters = {
                 name: p.detach().requires_grad_() for name, p in self.network.parameters.items()

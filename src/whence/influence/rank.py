@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from whence.core import (
     ImageData,
@@ -24,6 +25,7 @@ from whence.influence.query import QueryVectors, joined, query_vectors, residual
 from whence.influence.scorers import GradCos, Scorer
 from whence.influence.select import choose_parameters
 from whence.network import Network
+from whence.network.layout import multiple_of_batch, shape_of
 
 __all__ = ["Influence", "Ranking", "images_per_batch", "influence"]
 
@@ -91,19 +93,29 @@ class Influence:
         return int((self.squared_norms == 0).sum())
 
     def proponents(self, k: int) -> Ranking:
-        """Return the ``k`` training images that speak most for each query (scores above 0)."""
+        """Return the ``k`` training images with the highest scores for each query.
+
+        They speak for it as far as their scores are above 0.
+        """
         return self.top(k, largest=True)
 
     def opponents(self, k: int) -> Ranking:
-        """Return the ``k`` training images that speak most against each query (scores below 0)."""
+        """Return the ``k`` training images with the lowest scores for each query.
+
+        They speak against it as far as their scores are below 0.
+        """
         return self.top(k, largest=False)
 
     def top(self, k: int, *, largest: bool) -> Ranking:
         """Return the highest or lowest scores of each query, with their places."""
+        if k < 1:
+            msg = f"At least one training image must be asked for; got k={k}."
+            raise SettingError(msg)
         found = self.scores.T.topk(min(k, len(self.scores)), dim=1, largest=largest)
         return Ranking(indices=self.indices[found.indices], scores=found.values)
 
 
+@torch.inference_mode(mode=False)
 def influence(
     network: Network,
     train: ImageData,
@@ -236,8 +248,9 @@ def facts_of(
     residuals = residuals_of(logits, target)
     squared = recorded.squared_norm()
     scores = recorded.dot(queries.blocks) * scorer.weights(squared, residuals)[:, None]
-    if not scores.isfinite().all():
-        bad = indices[(~scores.isfinite()).any(dim=1).cpu()].tolist()
+    finite = scores.isfinite().all(dim=1) & squared.isfinite()
+    if not finite.all():
+        bad = indices[~finite.cpu()].tolist()
         msg = f"The gradients of training images {bad[:5]} are NaN or infinite."
         raise NumericsError(msg)
     confidences, predictions = logits.softmax(dim=1).max(dim=1)
@@ -289,11 +302,16 @@ def images_per_batch(recorder: Recorder, memory: int, most: int = 64) -> int:
     """Return how many training images fit into memory with all that is recorded of them."""
     per_image = 0
     for node in recorder.uses.recorded:
-        sizes = [s for s in node.meta["val"].shape if isinstance(s, int)]
-        per_image += 2 * prod(sizes) * node.meta["val"].element_size()
+        per_image += 2 * bytes_per_image(node)
     for use in recorder.uses.layers:
         if use.operation == "conv2d" and use.weight is not None:
-            source = recorder.uses.recorded[use.source].meta["val"]
+            source = recorder.uses.recorded[use.source]
             window = prod(use.settings[0][2:])
-            per_image += window * prod(s for s in source.shape if isinstance(s, int)) * 4
+            per_image += window * bytes_per_image(source)
     return max(1, min(most, memory // max(per_image, 1)))
+
+
+def bytes_per_image(node: Node) -> int:
+    """Return how many bytes a value of the graph takes for each image."""
+    sizes = [s if isinstance(s, int) else multiple_of_batch(s) or 1 for s in shape_of(node)]
+    return prod(sizes) * int(node.meta["val"].element_size())

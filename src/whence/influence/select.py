@@ -28,8 +28,8 @@ def choose_parameters(network: Network, choice: str | Sequence[str] = "all") -> 
     elif choice == "all":
         return names
     elif choice == "last-layer":
-        last = in_order(network)[-1]
-        return tuple(n for n in names if n.rpartition(".")[0] == last.rpartition(".")[0])
+        last = owner(in_order(network)[-1])
+        return tuple(n for n in names if owner(n) == last)
     elif choice == "last-block":
         return last_block(network)
     else:
@@ -42,6 +42,15 @@ def choose_parameters(network: Network, choice: str | Sequence[str] = "all") -> 
         )
         raise SettingError(msg)
     return found
+
+
+def owner(name: str) -> str:
+    """Return the path of the module whose parameter this is, or was before it was reparametrised.
+
+    ``fc`` of ``fc.bias`` and of ``fc.parametrizations.weight.original0``.
+    """
+    path, reparametrised, _ = name.partition(".parametrizations.")
+    return path if reparametrised else name.rpartition(".")[0]
 
 
 def in_order(network: Network) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from whence.core import Images, Labels, Margin, Scalars
+from whence.errors import SettingError
 from whence.gradients import Recorder
 from whence.influence import Influence, QueryVectors, Scorer
 from whence.influence.query import residuals_of
@@ -89,6 +90,7 @@ class InfluenceFn:
         return dot * self.scorer.weights(recorded.squared_norm(), residuals)
 
 
+@torch.inference_mode(mode=False)
 def influence_fn(influence: Influence, query: int, labels: Labels) -> InfluenceFn:
     """Return the influence on one of the queries of an :class:`Influence`.
 
@@ -96,7 +98,13 @@ def influence_fn(influence: Influence, query: int, labels: Labels) -> InfluenceF
         influence: Scores that were computed; their scorer, parameters and vectors are used.
         query: Which query.
         labels: Labels of the training images that will be given, ``(b,)``.
+
+    Raises:
+        SettingError: If there is no such query.
     """
+    if not 0 <= query < len(influence.queries):
+        msg = f"There is no query {query}: queries run from 0 to {len(influence.queries) - 1}."
+        raise SettingError(msg)
     vector = influence.queries.only(query)
     return InfluenceFn(
         recorder=influence.recorder,

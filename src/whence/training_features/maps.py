@@ -39,6 +39,7 @@ class TrainingFeatures:
         return self.attribution.values.sum(dim=1)
 
 
+@torch.inference_mode(mode=False)
 def training_features(
     influence: Influence,
     query: int,
@@ -63,11 +64,19 @@ def training_features(
         batch_size: Training images at a time.
 
     Raises:
-        DataError: If one of the images cannot be used.
+        DataError: If one of the images does not exist or cannot be used.
+        SettingError: If there is no such query.
 
     References:
         Bacha and George (2025), "Training Feature Attribution for Vision Models".
     """
+    strange = [i for i in indices if not 0 <= i < len(train)]
+    if strange or not indices:
+        msg = (
+            f"There are no training images at {strange[:5] or '(no place was given)'}; places run "
+            f"from 0 to {len(train) - 1}."
+        )
+        raise DataError(msg)
     chosen = method or InputXGradient()
     device = influence.recorder.network.example.device
     batches: list[Batch] = []
@@ -76,7 +85,7 @@ def training_features(
         f = influence_fn(influence, query, batch.labels.to(device))
         parts.append(attribute(chosen, f, batch.images.to(device)))
         batches.append(batch)
-    found = torch.cat([b.indices for b in batches]) if batches else torch.zeros(0)
+    found = torch.cat([b.indices for b in batches]) if batches else torch.zeros(0).long()
     if found.tolist() != list(indices):
         missing = sorted(set(indices) - set(found.tolist()))
         msg = f"The training images {[train.name(i) for i in missing[:5]]} cannot be used."
