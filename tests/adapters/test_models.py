@@ -308,3 +308,13 @@ def test_a_download_asks_timm_for_its_weights(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create)
     assert len(load_model("timm/resnet18.a1_in1k", download=True).classes) == 1000
     assert asked == [("resnet18.a1_in1k", True, None)]
+
+
+def test_a_download_that_fails_says_so_and_what_to_do(monkeypatch):
+    def offline(self, *args, **kwargs):
+        message = "Name or service not known"
+        raise OSError(message)
+
+    monkeypatch.setattr(open_torchvision().models._api.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(WeightsError, match=r"torchvision/resnet18 could not be downloaded: Name"):
+        load_model("torchvision/resnet18", download=True)

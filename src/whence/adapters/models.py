@@ -26,7 +26,7 @@ from whence.adapters.transformers import (
 )
 from whence.adapters.weights import check_finite, count_classes, load_weights, read_weights
 from whence.core import check_logits, logits_of
-from whence.errors import SettingError, ShapeError, TargetError, WeightsError
+from whence.errors import SettingError, ShapeError, TargetError, WeightsError, WhenceError
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -166,7 +166,7 @@ def from_torchvision(
 ) -> nn.Module:
     """Return a torchvision classifier with weights."""
     if download:
-        return build_torchvision(name, None, download=True)
+        return fetched(f"torchvision/{name}", partial(build_torchvision, name, None, download=True))
     state = read_weights(given(weights, f"torchvision/{name}"))
     auxiliary = any(AUXILIARY.match(key) for key in state)
     build = partial(build_torchvision, name, auxiliary=auxiliary)
@@ -178,7 +178,7 @@ def from_torchvision(
 def from_timm(name: str, weights: Path | None, classes: int | None, *, download: bool) -> nn.Module:
     """Return a timm model with weights."""
     if download:
-        return build_timm(name, None, download=True)
+        return fetched(f"timm/{name}", partial(build_timm, name, None, download=True))
     state = read_weights(given(weights, f"timm/{name}"))
     build = partial(build_timm, name)
     module = build(count_classes(state, build) or classes)
@@ -191,12 +191,28 @@ def from_transformers(
 ) -> nn.Module:
     """Return an image classifier of transformers with the weights beside it, or with others."""
     if weights is None:
-        return build_transformers(place, None, with_weights=True, download=download)
+        build = partial(build_transformers, place, None, with_weights=True, download=download)
+        return fetched(f"transformers/{place}", build) if download else build()
     state = read_weights(weights)
     build = partial(build_transformers, place, with_weights=False)
     module = build(count_classes(state, build) or classes)
     load_weights(module, state, str(weights))
     return module
+
+
+def fetched(spec: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Return a model that a library builds with weights that it fetches itself."""
+    try:
+        return build()
+    except WhenceError:
+        raise
+    except Exception as error:  # each library, and each way to be offline, raises its own
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        msg = (
+            f"The weights of {spec} could not be downloaded: {reason} Fetch them where there is a "
+            f"connection and give the file (weights)."
+        )
+        raise WeightsError(msg) from error
 
 
 def given(weights: Path | None, spec: str) -> Path:
