@@ -28,7 +28,9 @@ __all__ = [
     "load_classes",
     "load_images",
     "load_subject",
+    "pairs",
     "read_input",
+    "spread",
 ]
 
 
