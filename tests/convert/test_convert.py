@@ -200,6 +200,18 @@ def torchvision():
         pytest.skip(str(error))
 
 
+def test_the_report_holds_the_largest_value_at_zero_and_the_largest_error(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double().eval()
+    with torch.no_grad():
+        model[1].weight.fill_(0.01)
+        model[1].bias.copy_(torch.tensor([0.0, -0.5, 0.25, 0.0]))
+        values = model(images)
+    report = converted(model, images, routes=()).report
+    assert report.at_zero == 0.5
+    error = (model(2 * images) - 2 * values).abs().max() / (2 * values).abs().max()
+    assert report.scale_errors[2.0] == pytest.approx(error.item())
+
+
 def test_resnet18_becomes_an_x_dnn(generator, torchvision):
     with torch.random.fork_rng():
         torch.random.set_rng_state(generator.get_state())

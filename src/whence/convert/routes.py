@@ -50,7 +50,7 @@ class Change:
 
     path: str
     what: str
-    parameters: int = 0
+    parameters: int
 
 
 @runtime_checkable

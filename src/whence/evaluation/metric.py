@@ -56,15 +56,15 @@ def pixel_map(values: Attributions) -> Float[Tensor, "b n"]:
 
 
 def membership(values: Float[Tensor, "b n"], counts: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
-    """Return for each pixel how far it belongs to the ``counts`` highest ones, from 0 to 1.
+    """Return for each pixel how far it belongs to the ``counts`` highest (1 or more), 0 to 1.
 
     Pixels that tie for the last places share them, so that nothing depends on their order.
     """
     order = values.sort(dim=1, descending=True).values
-    last = (counts.long() - 1).clamp(min=0)[:, None]
+    last = counts.long()[:, None] - 1
     threshold = order.gather(1, last)
     above: Bool[Tensor, "b n"] = values > threshold
     tied = values == threshold
     left = counts - above.sum(dim=1)
-    share = left.clamp(min=0) / tied.sum(dim=1)
+    share = left / tied.sum(dim=1)
     return torch.where(tied, share[:, None].to(values.dtype), above.to(values.dtype))
