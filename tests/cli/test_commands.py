@@ -248,3 +248,15 @@ def test_the_demo_prints_its_figures_and_replaces_its_own_folder(whence, monkeyp
     text = whence("demo").stdout
     for word in ("test accuracy", "times its share", "precision", "demo-audit/report.html"):
         assert word in text
+
+
+def test_the_audits_defaults_are_the_same_on_the_command_line_and_in_python():
+    import inspect
+
+    import whence as package
+
+    recipe = inspect.signature(package.audit).parameters
+    options = {p.name: p.default for p in get_command(app).commands["audit"].params}
+    shared = set(recipe) & set(options) - {"model", "train", "test", "out", "classes"}
+    assert {"queries", "count", "k", "score", "method", "training_method"} <= shared
+    assert {n: options[n] for n in shared} == {n: recipe[n].default for n in shared}
