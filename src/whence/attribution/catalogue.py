@@ -2,14 +2,12 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, Literal, Union, final, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from whence.attribution.cam import GradCAM
-from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
-from whence.attribution.path import IntegratedGradients
-from whence.core import Baseline, Method, MethodCard, Normalisation, Zero, baseline_named
+from whence.attribution.entries import ENTRIES, Entry
+from whence.core import BASELINES, Baseline, Method, MethodCard, Normalisation, baseline_named
 from whence.errors import SettingError
 
 __all__ = ["CATALOGUE", "Entry", "Setting", "cards", "method_named", "settings_of"]
@@ -25,77 +23,7 @@ TRUTHS = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
 )
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A method in the catalogue.
-
-    Args:
-        card: What ``whence methods`` shows.
-        make: The method's class.
-    """
-
-    card: MethodCard
-    make: type[Any]
-
-
-CATALOGUE: tuple[Entry, ...] = (
-    Entry(
-        card=MethodCard(
-            name="gradient",
-            family="gradient",
-            passes="1",
-            needs="any callable",
-            complete="no",
-            reference="Simonyan, Vedaldi and Zisserman (2014), arXiv:1312.6034, section 3",
-        ),
-        make=Gradient,
-    ),
-    Entry(
-        card=MethodCard(
-            name="input-x-gradient",
-            family="gradient",
-            passes="1",
-            needs="any callable",
-            complete="f(x) on a network homogeneous of degree one; otherwise no",
-            reference="Shrikumar et al. (2016), arXiv:1605.01713, section 2",
-        ),
-        make=InputXGradient,
-    ),
-    Entry(
-        card=MethodCard(
-            name="smoothgrad",
-            family="gradient",
-            passes="samples (25) x the inner method's",
-            needs="any callable",
-            complete="no",
-            reference="Smilkov et al. (2017), arXiv:1706.03825, section 3",
-        ),
-        make=SmoothGrad,
-    ),
-    Entry(
-        card=MethodCard(
-            name="integrated-gradients",
-            family="path",
-            passes="steps (32), or as many as a tolerance asks for",
-            needs="any callable",
-            complete="f(x) - f(baseline), up to the gap that is reported",
-            reference="Sundararajan, Taly and Yan (2017), arXiv:1703.01365, Eq. 1",
-        ),
-        make=IntegratedGradients,
-    ),
-    Entry(
-        card=MethodCard(
-            name="grad-cam",
-            family="activation map",
-            passes="0.5",
-            needs="a network",
-            complete="no",
-            reference="Selvaraju et al. (2017), arXiv:1610.02391, Eq. 1 and 2",
-        ),
-        make=GradCAM,
-    ),
-)
+CATALOGUE: tuple[Entry, ...] = (*ENTRIES,)
 """Every method that has a name on the command line."""
 
 
@@ -132,8 +60,9 @@ def written(value: object) -> str:
     for entry in CATALOGUE:
         if isinstance(value, entry.make):
             return entry.card.name
-    if isinstance(value, Zero):
-        return "zero"
+    for name in BASELINES:
+        if value == baseline_named(name):
+            return name
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

@@ -1,0 +1,85 @@
+"""The entries of the catalogue: methods of gradients, of paths, of maps and of masks."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from whence.attribution.cam import GradCAM
+from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
+from whence.attribution.path import IntegratedGradients
+from whence.core import MethodCard
+
+__all__ = ["ENTRIES", "Entry"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method in the catalogue.
+
+    Args:
+        card: What ``whence methods`` shows.
+        make: The method's class.
+    """
+
+    card: MethodCard
+    make: type[Any]
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        card=MethodCard(
+            name="gradient",
+            family="gradient",
+            passes="1",
+            needs="any callable",
+            complete="no",
+            reference="Simonyan, Vedaldi and Zisserman (2014), arXiv:1312.6034, section 3",
+        ),
+        make=Gradient,
+    ),
+    Entry(
+        card=MethodCard(
+            name="input-x-gradient",
+            family="gradient",
+            passes="1",
+            needs="any callable",
+            complete="f(x) on a network homogeneous of degree one; otherwise no",
+            reference="Shrikumar et al. (2016), arXiv:1605.01713, section 2",
+        ),
+        make=InputXGradient,
+    ),
+    Entry(
+        card=MethodCard(
+            name="smoothgrad",
+            family="gradient",
+            passes="samples (25) x the inner method's",
+            needs="any callable",
+            complete="no",
+            reference="Smilkov et al. (2017), arXiv:1706.03825, section 3",
+        ),
+        make=SmoothGrad,
+    ),
+    Entry(
+        card=MethodCard(
+            name="integrated-gradients",
+            family="path",
+            passes="steps (32), or as many as a tolerance asks for",
+            needs="any callable",
+            complete="f(x) - f(baseline), up to the gap that is reported",
+            reference="Sundararajan, Taly and Yan (2017), arXiv:1703.01365, Eq. 1",
+        ),
+        make=IntegratedGradients,
+    ),
+    Entry(
+        card=MethodCard(
+            name="grad-cam",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="no",
+            reference="Selvaraju et al. (2017), arXiv:1610.02391, Eq. 1 and 2",
+        ),
+        make=GradCAM,
+    ),
+)
+"""Methods that need gradients, paths, feature maps or masks; no rules on operations."""
