@@ -75,7 +75,8 @@ class Subject:
         return {name: torch.stack(parts) for name, *parts in zip(names, *rows, strict=True)}
 
     def flat(self, gradients) -> torch.Tensor:
-        return torch.cat([gradients[n].flatten(1) for n in self.network.parameters], dim=1)
+        values = [gradients[name] for name in self.network.parameters]
+        return torch.cat([v.reshape(len(v), -1) for v in values], dim=1)
 
 
 def assert_gradients(found, expected, *, relative=1e-10):
