@@ -4,7 +4,8 @@ from whence.attribution.account import Account, Accountable
 from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
 from whence.attribution.explain import Attribution, attribute
-from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
+from whence.attribution.gradient import Gradient, InputXGradient
+from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
 
@@ -20,6 +21,8 @@ __all__ = [
     "IntegratedGradients",
     "Quadrature",
     "SmoothGrad",
+    "SmoothGradSquared",
+    "VarGrad",
     "attribute",
     "cards",
     "method_named",

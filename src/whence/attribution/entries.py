@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from whence.attribution.cam import GradCAM
-from whence.attribution.gradient import Gradient, InputXGradient, SmoothGrad
+from whence.attribution.gradient import Gradient, InputXGradient
+from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients
 from whence.core import MethodCard
 
@@ -80,6 +81,28 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Selvaraju et al. (2017), arXiv:1610.02391, Eq. 1 and 2",
         ),
         make=GradCAM,
+    ),
+    Entry(
+        card=MethodCard(
+            name="smoothgrad-squared",
+            family="gradient",
+            passes="samples (25) x the inner method's",
+            needs="any callable",
+            complete="no",
+            reference="Hooker et al. (2019), arXiv:1806.10758, section 4.2",
+        ),
+        make=SmoothGradSquared,
+    ),
+    Entry(
+        card=MethodCard(
+            name="vargrad",
+            family="gradient",
+            passes="samples (25) x the inner method's",
+            needs="any callable",
+            complete="no",
+            reference="Adebayo et al. (2018), arXiv:1810.03307, section 2",
+        ),
+        make=VarGrad,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""

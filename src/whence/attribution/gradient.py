@@ -1,8 +1,8 @@
-r"""Methods of one gradient: the gradient itself, times the input, averaged over noise."""
+r"""Methods of one gradient: the gradient itself, and times the input."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -16,7 +16,6 @@ from whence.errors import SettingError, ShapeError
 __all__ = [
     "Gradient",
     "InputXGradient",
-    "SmoothGrad",
     "evaluate",
     "owned",
     "recording",
@@ -207,86 +206,6 @@ class InputXGradient:
             )
             product = owned(images, create_graph=self.create_graph) * gradient
         return Account(values=product, passes=1.0, explained=values)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class SmoothGrad:
-    r"""The mean of a method over noisy copies of the image.
-
-    .. math:: a = \frac{1}{n} \sum_{s=1}^{n} m(f, x + \varepsilon_s), \qquad
-              \varepsilon_s \sim \mathcal N\big(0, (\sigma (\max x - \min x))^2\big)
-
-    A Monte Carlo estimate; its error falls as one over the root of ``samples``. All images see
-    the same draws, each scaled by its own range, so that the map of an image depends neither on
-    its neighbours nor on how a dataset or a batch was cut. An image of one colour has no range
-    and gets no noise. Cost: ``samples`` times the cost of the inner method.
-
-    Args:
-        samples: Noisy copies per image.
-        sigma: Standard deviation of the noise, as a fraction of the image's range.
-        seed: Seed of the draws, which are made on the CPU for every device alike.
-        method: What is averaged; any method, :class:`Gradient` by default.
-        batch_size: Noisy copies per internal batch; chosen by memory if None.
-
-    References:
-        Smilkov et al. (2017), "SmoothGrad: removing noise by adding noise", section 3.
-    """
-
-    samples: int = 25
-    sigma: float = 0.15
-    seed: int = 0
-    method: Method = field(default_factory=Gradient)
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check_batch_size(self.batch_size)
-        if self.samples < 1:
-            msg = f"samples must be at least 1; got {self.samples}."
-            raise SettingError(msg)
-        if not 0 <= self.sigma < float("inf"):
-            msg = (
-                f"sigma is the noise as a fraction of the image's range, 0 or more and usually "
-                f"0.1 to 0.2; got {self.sigma}."
-            )
-            raise SettingError(msg)
-
-    def __call__(self, f: ScalarFn, images: Images) -> Attributions:
-        """Return the averaged attributions, shaped as the inner method's are."""
-        return self.account(f, images).values
-
-    def account(self, f: ScalarFn, images: Images) -> Account:
-        """Return the averaged attributions with their cost."""
-        images = check_images(images)
-        pace = Pace(f=f, images=images, batch_size=self.batch_size)
-        low, high = images.detach().flatten(1).aminmax(dim=1)
-        spread = (self.sigma * (high - low)).view(-1, 1, 1, 1)
-        parts: list[Tensor] = []
-        passes = 0.0
-        for first, last in pace.spans(len(images)):
-            generator = torch.Generator().manual_seed(self.seed)
-            total: Tensor | None = None
-            for start, stop in pace.spans(self.samples, width=last - first):
-                noise = draws(generator, stop - start, images)
-                noisy = images[first:last] + noise[:, None] * spread[first:last]
-                rows = torch.arange(first, last, device=images.device).repeat(stop - start)
-                account = accounted(self.method, f.at(rows), noisy.flatten(0, 1))
-                passes += account.passes * len(rows)
-                batch = account.values.reshape(
-                    stop - start, last - first, *account.values.shape[1:]
-                )
-                part = batch.sum(dim=0, dtype=sum_dtype(batch))
-                total = part if total is None else total + part
-            if total is not None:
-                parts.append((total / self.samples).to(images.dtype))
-        return Account(values=torch.cat(parts), passes=passes / len(images))
-
-
-def draws(generator: torch.Generator, count: int, images: Images) -> Tensor:
-    """Return the next ``count`` draws ``(count, c, h, w)``, one after the other."""
-    noise = [torch.randn(images.shape[1:], generator=generator) for _ in range(count)]
-    return torch.stack(noise).to(images)
 
 
 def sum_dtype(values: Tensor) -> torch.dtype:
