@@ -1,5 +1,7 @@
 """The program: its commands, and how it ends."""
 
+import signal
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -17,6 +19,9 @@ from whence.cli.view import view
 __all__ = ["app", "main"]
 
 COMMANDS = (audit, explain, methods, describe, homogeneity, demo, view)
+
+SIGNALLED = 128
+"""What a shell adds to the number of the signal that ended a program."""
 
 app = typer.Typer(
     name="whence",
@@ -57,5 +62,18 @@ def options(
 
 
 def main() -> None:
-    """Run the program: 0 all is well, 1 an error of whence, 2 wrong usage, 130 Ctrl-C."""
+    """Run the program: 0 all is well, 1 an error of whence, 2 wrong usage, 130 Ctrl-C.
+
+    A program that is told to end, or whose terminal closes, tidies up first, as after Ctrl-C.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
     app()
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """End with what a shell expects of a program that a signal ended."""
+    del frame
+    raise SystemExit(SIGNALLED + number)
