@@ -29,6 +29,15 @@ def test_the_model_comes_back_untouched(case, untouched):
         network.folded()(case.images)
 
 
+def test_two_stages_that_can_be_differentiated_twice_give_its_logits(case):
+    staged = case.network.staged()
+    with torch.no_grad():
+        found = staged.run(staged.prepare(case.network.parameters), case.images)
+        expected = case.network(case.images)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * scale)
+
+
 def test_the_logits_are_the_models_to_the_bit_for_any_batch(case):
     # With gradients, since torch's inference kernel of nn.MultiheadAttention rounds differently.
     for count in (1, 2, 3):
