@@ -188,6 +188,22 @@ def test_other_parameters_are_refused(gradients, projector):
         statistic.update({name: value[:, :2] for name, value in projected.items()})
 
 
+def test_a_diagonal_of_other_parameters_is_refused(recorder, gradients):
+    statistic, other = FisherDiagonal(), FisherDiagonal()
+    statistic.update(gradients)
+    fewer = Recorder(recorder.network, ["head.weight"]).record(drawn(6, 1, 4, 4), Margin(LABELS))
+    other.update(fewer)
+    for refused in (
+        lambda: statistic.update(fewer),
+        lambda: other.update(gradients),
+        lambda: statistic.merge(other),
+        lambda: other.result()(gradients.materialise()),
+    ):
+        with pytest.raises(MismatchError, match="only in one of them"):
+            refused()
+    assert statistic.count == other.count == 6
+
+
 @pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_damping_out_of_range_is_refused(gradients, projector, damping):
     diagonal, gram = FisherDiagonal(), Gram()
