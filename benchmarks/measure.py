@@ -35,7 +35,7 @@ class Row:
     goal: float | None
 
 
-def paired(  # noqa: PLR0913 - one keyword for each thing that differs between rows
+def paired(
     work: Callable[[], object],
     reference: Callable[[], object],
     *,

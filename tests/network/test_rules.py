@@ -5,7 +5,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from whence.network import GUIDED_BACKPROPAGATION, Network, Place, Rule, everywhere
+from whence.network import (
+    DECONVOLUTION,
+    GUIDED_BACKPROPAGATION,
+    Network,
+    Place,
+    Rule,
+    everywhere,
+    places,
+)
 
 
 class Modules(nn.Module):
@@ -114,6 +122,9 @@ def test_the_first_fitting_rule_wins():
     torch.testing.assert_close(gradient(network.under([rest, first])), plain)
 
 
+SOURCES = (("placeholder", "", ""), ("relu", "", ""))
+
+
 def test_a_rule_is_asked_about_every_operation_of_its_name_once_in_order():
     asked = []
 
@@ -125,12 +136,53 @@ def test_a_rule_is_asked_about_every_operation_of_its_name_once_in_order():
     rule = Rule(operations=operations, function=doubling, where=note)
     Network.read(Modules(), IMAGES).under([rule])
     assert asked == [
-        Place(name="conv2d", path="one", first=True),
-        Place(name="relu", path="first", first=True),
-        Place(name="conv2d", path="two", first=False),
-        Place(name="relu", path="second", first=False),
+        Place(name="conv2d", path="one", first=True, depth=0, height=2, sources=SOURCES[0]),
+        Place(name="relu", path="first", first=True, depth=1, height=2, sources=("conv2d",)),
+        Place(name="conv2d", path="two", first=False, depth=1, height=1, sources=SOURCES[1]),
+        Place(name="relu", path="second", first=False, depth=2, height=1, sources=("conv2d",)),
     ]
     assert all(everywhere(place) for place in asked)
+
+
+def test_places_count_layers_along_the_longest_way():
+    found = places(Network.read(Functional(), IMAGES).module)
+    added = next(place for place in found if place.name == "add")
+    assert (added.depth, added.height, added.sources) == (1, 2, ("relu", "relu"))
+    last = next(place for place in found if place.name == "linear")
+    assert (last.depth, last.height, last.path) == (2, 0, "head")
+
+
+def test_a_network_under_rules_is_cut_at_the_same_nodes():
+    network = Network.read(Modules(), IMAGES)
+    ruled = network.under([GUIDED_BACKPROPAGATION])
+    node = network.cut().node
+    assert node.startswith("relu")
+    torch.testing.assert_close(ruled.cut(node).head(IMAGES)[0], network.cut(node).head(IMAGES)[0])
+
+
+def positive_gradients(values):
+    result = functional.threshold(values, 0.0, 0.0)
+    if result.requires_grad:
+        return Rectified.apply(values)
+    return result
+
+
+class Rectified(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * (upstream > 0)
+
+
+def test_deconvolution_passes_positive_gradients_through_silent_units_too(monkeypatch):
+    model = Functional()
+    actual = gradient(Network.read(model, IMAGES).under([DECONVOLUTION]))
+    monkeypatch.setattr(functional, "relu", positive_gradients)
+    monkeypatch.setattr(torch, "relu_", positive_gradients)
+    torch.testing.assert_close(actual, gradient(model))
 
 
 def test_parameters_of_a_network_under_rules_are_the_users():

@@ -21,6 +21,7 @@ from whence.report import (
     figure_png,
     render_explanation,
     render_report,
+    words,
     write_explanation,
     write_report,
 )
@@ -132,25 +133,105 @@ def test_a_training_image_with_a_suspect_label_says_so(record, page):
     assert len(page.all("a", "suspect")) == sum(index in suspects for index in shown) > 0
 
 
-def test_maps_of_one_prediction_share_one_scale_and_the_test_image_has_its_own(fakes):
+def test_each_map_has_its_own_scale_and_training_images_a_shared_one_beside_it(fakes):
     record = fakes.fake_audit(queries=1, each=2, regions=0, suspects=0)
     query = record.queries[0]
-    found = [picture_of(one["src"]) for one in Page(render_report(record)).all("img", "heat")]
-    influences = [one.map.values for one in (*query.proponents, *query.opponents)]
-    own, shared = symmetric_limit([query.attribution.values]), symmetric_limit(influences)
-    expected = [heat_rgba(query.attribution.values, own)]
-    expected += [heat_rgba(values, shared) for values in influences]
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one == other).all()
+    page = Page(render_report(record))
+    maps = [one.map.values for one in (*query.proponents, *query.opponents)]
+    shared = symmetric_limit(maps)
+    own = [heat_rgba(values, symmetric_limit([values])) for values in maps]
+    one = [heat_rgba(values, shared) for values in maps]
+    alone = [
+        tag for tag in page.all("img", "heat") if not {"own", "one"} & set(tag["class"].split())
+    ]
+    values = query.attribution.values
+    expected = [heat_rgba(values, symmetric_limit([values]))]
+    for tags, wanted in (
+        (alone, expected),
+        (page.all("img", "own"), own),
+        (page.all("img", "one"), one),
+    ):
+        assert len(tags) == len(wanted)
+        for tag, colours in zip(tags, wanted, strict=True):
+            assert (picture_of(tag["src"]) == colours).all()
+    assert not (own[0] == one[0]).all()
 
 
 def test_the_ends_of_each_scale_are_written(fakes):
-    record = fakes.fake_audit(queries=1, each=2)
-    limit = symmetric_limit([record.queries[0].attribution.values])
+    record = fakes.fake_audit(queries=1, each=2, regions=0)
+    query = record.queries[0]
+    maps = [one.map.values for one in (*query.proponents, *query.opponents)]
     text = Page(render_report(record)).text
-    assert f"+{limit:.2g}" in text
-    assert "One scale for all training images of this prediction" in text
+    assert f"+{words.number(symmetric_limit([query.attribution.values]), 2)}" in text
+    for values in maps:
+        assert f"±{words.number(symmetric_limit([values]), 2)}" in text
+    assert text.count(f"±{words.number(symmetric_limit(maps), 2)}") >= len(maps)
+
+
+def test_one_scale_is_a_choice_of_the_reader_and_off_at_first(page):
+    (box,) = [one for one in page.all("input") if one["id"] == "one-scale"]
+    assert "checked" not in box
+    assert "one-scale" not in page.all("html")[0]["class"].split()
+    style = (TEMPLATES / "style.css").read_text("utf-8")
+    assert ":root:not(.one-scale) .one, .one-scale .own { display: none" in style
+    assert (
+        'classList.toggle("one-scale", oneScale.checked)' in (TEMPLATES / "script.js").read_text()
+    )
+
+
+def test_maps_of_photographs_are_summed_over_cells_and_the_page_says_so(fakes):
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (40, 224, 224, 3), dtype=np.uint8)
+    record = fakes.fake_audit(pictures, np.arange(40) % 10, queries=1, each=1, patch=False)
+    query, page = record.queries[0], Page(render_report(record))
+    cells = query.attribution.values.astype(np.float64).reshape(32, 7, 32, 7).sum(axis=(1, 3))
+    first = page.all("img", "heat")[0]
+    expected = heat_rgba(cells, symmetric_limit([cells]))
+    found = picture_of(first["src"])
+    assert found.shape == (32, 32, 4)
+    assert np.abs(found.astype(int) - expected).max() <= 4  # a value may round to the next shade
+    assert all("smooth" in one["class"].split() for one in page.all("img", "heat"))
+    assert page.text.count("summed over cells of 7 \N{MULTIPLICATION SIGN} 7 pixels") == 2
+    assert "Maps of large images are summed over cells" in page.text
+    assert f"+{words.number(symmetric_limit([cells]), 2)}" in page.text
+
+
+def test_small_maps_are_not_summed_and_the_page_does_not_say_so(page):
+    assert not page.all("img", "smooth")
+    assert "summed over cells" not in page.text
+
+
+def test_settings_of_methods_are_short_beside_the_maps_and_whole_in_the_details(fakes):
+    whole = "IntegratedGradients(steps=32, rule='midpoint', baseline=Zero(), tolerance=None)"
+    record = fakes.fake_audit(queries=1, each=1)
+    query = record.queries[0]
+    query = dataclasses.replace(
+        query, attribution=dataclasses.replace(query.attribution, method=whole)
+    )
+    page = Page(render_report(dataclasses.replace(record, queries=(query,))))
+    assert "IntegratedGradients(steps=32, baseline=Zero, …)" in page.text
+    assert page.text.count(whole) == 1
+    assert page.all("dd", "method")[0]["title"] == whole
+    run = dataclasses.replace(record.run, settings={"method": whole})
+    again = Page(render_report(dataclasses.replace(record, queries=(query,), run=run)))
+    assert again.text.count(whole) == 1
+
+
+def test_a_model_from_a_file_is_called_by_its_last_part(fakes):
+    record = fakes.fake_audit(queries=1, each=1, name="/some/where/nets.py:small")
+    text = render_report(record)
+    assert "<h1>nets.py:small</h1>" in text
+    assert "<title>Audit of nets.py:small</title>" in text
+    assert Page(text).text.count("/some/where/nets.py:small") == 1
+
+
+def test_the_most_striking_region_comes_first(record):
+    weak, strong = (
+        dataclasses.replace(record.regions[0], mass=mass, label=label)
+        for mass, label in ((0.1, 1), (0.7, 2))
+    )
+    text = Page(render_report(dataclasses.replace(record, regions=(weak, strong)))).text
+    assert 0 < text.index("Class “2”") < text.index("Class “1”")
 
 
 def test_a_map_of_zeros_is_called_that(fakes):
@@ -307,7 +388,7 @@ def test_large_photographs_are_shrunk(fakes):
     record = fakes.fake_audit(pictures, np.arange(40) % 10, queries=2, each=2, patch=False)
     page = Page(render_report(record))
     assert max(max(picture_of(one["src"]).shape) for one in page.all("img", "picture")) == 320
-    assert max(max(picture_of(one["src"]).shape) for one in page.all("img", "heat")) == 320
+    assert max(max(picture_of(one["src"]).shape) for one in page.all("img", "heat")) <= 33
 
 
 def test_an_explanation_has_its_page(fakes, tmp_path):
@@ -322,6 +403,7 @@ def test_an_explanation_has_its_page(fakes, tmp_path):
     for name in record.names:
         assert name in page.text
     assert "gap 0.42 %" in page.text
+    assert not page.all("img", "one")
 
 
 def test_an_explanation_of_nothing_is_a_page_too(fakes):

@@ -115,3 +115,56 @@ def test_a_region_is_told_in_words(similarity, meaning):
     assert "62\u202f% of the positive influence on 5\u202f% of the area" in finding
     assert basis == "Columns 0\N{EN DASH}6, rows 2\N{EN DASH}8; 40 maps looked at."
     assert meaning in likeness
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("examples/nets.py:small", "nets.py:small"),
+        ("/some/where/nets.py:Nets.small", "nets.py:Nets.small"),
+        ("C:\\nets\\nets.py:small", "nets.py:small"),
+        ("nets.py", "nets.py"),
+        ("timm/resnet18", "timm/resnet18"),
+        ("package.nets:small", "package.nets:small"),
+        ("a network / with a .pyramid", "a network / with a .pyramid"),
+        ("", ""),
+    ],
+)
+def test_a_model_from_a_file_loses_its_folders(model, expected):
+    assert words.brief_name(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "IntegratedGradients(steps=32, rule='midpoint', baseline=Zero(), tolerance=None)",
+            "IntegratedGradients(steps=32, baseline=Zero, …)",
+        ),
+        ("InputXGradient(create_graph=False, batch_size=None)", "InputXGradient"),
+        ("GradCAM(node='layer4', relu=True)", "GradCAM(node='layer4')"),
+        ("GradCAM(node=None, relu=True)", "GradCAM"),
+        (
+            "SmoothGrad(samples=25, sigma=0.15, method=IntegratedGradients(steps=8, rule='left'))",
+            "SmoothGrad(samples=25, method=IntegratedGradients(steps=8, …), …)",
+        ),
+        ("Blur(3)", "Blur(…)"),
+        ("Gradient", "Gradient"),
+        ("a method (of mine", "a method (of mine"),
+        ("SmoothGrad(noise=<function f at 0x7f>)", "SmoothGrad(noise=<function f at 0x7f>)"),
+        ("", ""),
+        ("f(" * 500, "f(" * 500),
+        ("a\0b", "a\0b"),
+    ],
+)
+def test_a_method_keeps_its_first_setting_and_its_parts(text, expected):
+    assert words.brief_method(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1.0, 1.0), ""), ((7.0, 7.0), "7 x 7"), ((2.9545, 3.0), "3 x 3"), ((12.5, 13.0), "12 x 13")],
+)
+def test_cells_are_told_in_pixels(size, expected):
+    told = words.cells(*size).replace(TIMES, "x")
+    assert told == (f"cells of {expected} pixels" if expected else "")

@@ -3,23 +3,31 @@
 from whence.attribution.account import Account, Accountable
 from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
+from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
+from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 
 __all__ = [
     "CATALOGUE",
+    "IDGI",
     "Account",
     "Accountable",
     "Attribution",
+    "BlurIG",
     "Entry",
+    "ExpectedGradients",
     "GradCAM",
     "Gradient",
+    "GradientSHAP",
+    "GuidedIG",
     "InputXGradient",
     "IntegratedGradients",
     "Quadrature",
+    "References",
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from whence.attribution.cam import GradCAM
+from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients
+from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.core import MethodCard
 
 __all__ = ["ENTRIES", "Entry"]
@@ -103,6 +105,61 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Adebayo et al. (2018), arXiv:1810.03307, section 2",
         ),
         make=VarGrad,
+    ),
+    Entry(
+        card=MethodCard(
+            name="expected-gradients",
+            family="path",
+            passes="samples (32)",
+            needs="any callable",
+            complete="f(x) - mean of f(references), up to the gap that is reported",
+            reference="Erion et al. (2021), arXiv:1906.10670, Eq. 3",
+        ),
+        make=ExpectedGradients,
+    ),
+    Entry(
+        card=MethodCard(
+            name="gradient-shap",
+            family="path",
+            passes="samples (32)",
+            needs="any callable",
+            complete="f(x) - mean of f(references) in expectation, without noise",
+            reference="Lundberg and Lee (2017), arXiv:1705.07874; Erion et al. (2021), Eq. 3",
+        ),
+        make=GradientSHAP,
+    ),
+    Entry(
+        card=MethodCard(
+            name="idgi",
+            family="path",
+            passes="steps (32) + 0.5",
+            needs="any callable",
+            complete="f(x) - f(baseline), for any number of steps",
+            reference="Yang, Wang and Bilgic (2023), arXiv:2303.14242, algorithm 1",
+        ),
+        make=IDGI,
+    ),
+    Entry(
+        card=MethodCard(
+            name="guided-ig",
+            family="path",
+            passes="steps (64) + 0.5",
+            needs="any callable",
+            complete="f(x) - f(baseline), up to the gap that is reported",
+            reference="Kapishnikov et al. (2021), arXiv:2106.09788, algorithm 1",
+        ),
+        make=GuidedIG,
+    ),
+    Entry(
+        card=MethodCard(
+            name="blur-ig",
+            family="path",
+            passes="steps (64)",
+            needs="any callable",
+            complete="f(x) - f(most blurred image), up to the gap that is reported",
+            reference="Xu, Venugopalan and Sundararajan (2020), arXiv:2004.03383, Eq. 4",
+        ),
+        make=BlurIG,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""

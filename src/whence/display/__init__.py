@@ -1,5 +1,6 @@
 """Colour maps, overlays, pictures and figures, from plain arrays. Needs no torch."""
 
+from whence.display.cells import cell_size, pool_map, stretch_map
 from whence.display.colour import diverging
 from whence.display.figure import Panel, figure_of_query
 from whence.display.heat import heat_png, heat_rgba, overlay, scale_png, symmetric_limit
@@ -12,11 +13,11 @@ from whence.display.picture import (
     picture_uri,
     png_bytes,
     shrink,
-    shrink_map,
 )
 
 __all__ = [
     "Panel",
+    "cell_size",
     "data_uri",
     "diverging",
     "enlarge",
@@ -29,8 +30,9 @@ __all__ = [
     "overlay",
     "picture_uri",
     "png_bytes",
+    "pool_map",
     "scale_png",
     "shrink",
-    "shrink_map",
+    "stretch_map",
     "symmetric_limit",
 ]

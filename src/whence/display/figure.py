@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from whence.display.cells import pool_map, stretch_map
 from whence.display.colour import diverging
 from whence.display.heat import overlay, symmetric_limit
 from whence.display.picture import enlarge, grey, is_pixel_art
@@ -49,9 +50,9 @@ def figure_of_query(
 ) -> Picture:
     """A figure ``(h, w, 3)``: pictures above, their maps below, the test image on the left.
 
-    The test image's map has its own colour scale; the training images share one, so their
-    maps can be compared. Below a map its picture is grey. Save the figure with
-    :func:`~whence.display.picture.png_bytes`.
+    Each map has its own colour scale, whose end is written below it. Below a map its picture is
+    grey; a large map is summed over cells, see :func:`~whence.display.cells.pool_map`. Save the
+    figure with :func:`~whence.display.picture.png_bytes`.
 
     Args:
         query: The test image with its attribution map.
@@ -62,33 +63,34 @@ def figure_of_query(
     width = 2 * _MARGIN + (1 + len(training)) * step - _GAP + (_MARGIN if training else 0)
     canvas = Image.new("RGB", (width, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    own = symmetric_limit([query.values])
     _write(draw, (_MARGIN, _MARGIN), "test image", _FAINT)
-    _draw_column(canvas, draw, _MARGIN, query, own, opacity)
-    _draw_scale(canvas, draw, _MARGIN, own)
+    _draw_column(canvas, draw, _MARGIN, query, opacity)
     if training:
         first = 2 * _MARGIN + step
-        shared = symmetric_limit([panel.values for panel in training])
         _write(draw, (first, _MARGIN), "training images behind it", _FAINT, wide=width - first)
         for at, panel in enumerate(training):
-            _draw_column(canvas, draw, first + at * step, panel, shared, opacity)
-        _draw_scale(canvas, draw, first, shared)
+            _draw_column(canvas, draw, first + at * step, panel, opacity)
     return np.asarray(canvas)
 
 
 def _draw_column(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    panel: Panel,
-    limit: float,
-    opacity: float,
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, left: int, panel: Panel, opacity: float
 ) -> None:
-    mapped = overlay(grey(panel.picture), panel.values, limit, opacity=opacity)
+    cells = pool_map(panel.values)
+    limit = symmetric_limit([cells])
     canvas.paste(_tile(panel.picture), (left, _TOP))
-    canvas.paste(_tile(mapped), (left, _TOP + _TILE + 8))
+    canvas.paste(_tile(_mapped(panel, cells, limit, opacity)), (left, _TOP + _TILE + 8))
     _write(draw, (left, _TEXT_TOP), panel.title, _INK)
     _write(draw, (left, _TEXT_TOP + _LINE), panel.note, _FAINT)
+    _draw_scale(canvas, draw, left, limit)
+
+
+def _mapped(panel: Panel, cells: Map, limit: float, opacity: float) -> Picture:
+    """The picture in grey below its map, which is drawn smoothly if it was summed over cells."""
+    below = grey(panel.picture)
+    if cells.shape != panel.values.shape:
+        cells = stretch_map(cells, *below.shape[:2])
+    return overlay(below, cells, limit, opacity=opacity)
 
 
 def _tile(picture: Picture) -> Image.Image:

@@ -1,7 +1,7 @@
 """Signed maps as colours that let the picture below show through.
 
-One limit is shared by every map that is meant to be compared; it is symmetric, so zero is
-always the neutral colour, and it is shown beside the maps. Nothing is rescaled per map.
+A limit says where the colours end; it is symmetric, so zero is always the neutral colour, and it
+is written beside the map. Maps that are meant to be compared share one limit.
 """
 
 import io
@@ -28,7 +28,7 @@ _FADE = 0.75
 """Opacity is ``_DENSEST * strength ** _FADE``: weak values leave the picture nearly untouched."""
 
 
-def symmetric_limit(values: Iterable[Map], percentile: float = 99.5) -> float:
+def symmetric_limit(values: Iterable[Map], percentile: float = 99) -> float:
     """The value at which the colours of a group of maps end, on both sides of zero.
 
     It is the percentile of the absolute values of all maps together, so that a few extreme

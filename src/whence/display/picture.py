@@ -18,17 +18,14 @@ __all__ = [
     "picture_uri",
     "png_bytes",
     "shrink",
-    "shrink_map",
 ]
 
 Picture = NDArray[np.uint8]
-Map = NDArray[np.floating[Any]]
 
 _PIXEL_ART = 96
 """Pictures up to this many pixels a side are shown with their pixels visible."""
 
-
-_PALE = 0.8
+_PALE = 0.6
 """The contrast that is left below a map."""
 
 
@@ -44,15 +41,6 @@ def shrink(picture: Picture, longest: int) -> Picture:
     if size is None:
         return picture
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-
-
-def shrink_map(values: Map, longest: int) -> Map:
-    """The map with at most ``longest`` pixels a side, each the mean of those that it covers."""
-    size = _fitting(values, longest)
-    if size is None:
-        return values
-    image = Image.fromarray(np.asarray(values, dtype=np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BOX))
 
 
 def enlarge(picture: Picture, shortest: int) -> Picture:

@@ -5,9 +5,17 @@ from whence.network.describe import Description, OperationRow
 from whence.network.homogeneity import Homogeneity, Offence, OperationDegree
 from whence.network.layout import BatchAxis, Plane
 from whence.network.read import Network
-from whence.network.rules import GUIDED_BACKPROPAGATION, Place, Rule, everywhere
+from whence.network.rules import (
+    DECONVOLUTION,
+    GUIDED_BACKPROPAGATION,
+    Place,
+    Rule,
+    everywhere,
+    places,
+)
 
 __all__ = [
+    "DECONVOLUTION",
     "GUIDED_BACKPROPAGATION",
     "BatchAxis",
     "Cut",
@@ -21,4 +29,5 @@ __all__ = [
     "Plane",
     "Rule",
     "everywhere",
+    "places",
 ]

@@ -6,12 +6,24 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from whence.network import rewrite
 from whence.network.operations import module_path, name_of
 
-__all__ = ["GUIDED_BACKPROPAGATION", "Place", "Rule", "everywhere"]
+__all__ = [
+    "DECONVOLUTION",
+    "GUIDED_BACKPROPAGATION",
+    "LAYERS",
+    "Place",
+    "Rule",
+    "everywhere",
+    "places",
+    "under",
+]
+
+LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
+"""Operations with a weight, which count for how deep an operation stands."""
 
 
 @final
@@ -23,11 +35,20 @@ class Place:
         name: The operation, ``conv2d``.
         path: The module that called it, ``layer1.0.conv1``.
         first: Whether no operation of this name comes before it.
+        depth: The most convolutions and linear layers on a way from the images to it; 0 for a
+            layer that reads the images.
+        height: The most convolutions and linear layers on a way from it to the logits; 0 for the
+            last layer.
+        sources: For each argument, the operation that made it, or ``""`` where the argument does
+            not depend on the images.
     """
 
     name: str
     path: str
     first: bool
+    depth: int = 0
+    height: int = 0
+    sources: tuple[str, ...] = ()
 
 
 def everywhere(place: Place) -> bool:
@@ -54,28 +75,62 @@ class Rule:
 
 
 def under(module: GraphModule, rules: Sequence[Rule]) -> GraphModule:
-    """Return the module with the first fitting rule applied to each operation."""
+    """Return the module with the first fitting rule applied to each operation.
+
+    The nodes keep their names, so that the network can be cut at the same ones.
+    """
     graph, _ = rewrite.copied(module.graph)
     rewrite.functional(graph)
-    moving = rewrite.depends_on_images(graph)
-    seen: set[str] = set()
-    for node in list(graph.nodes):
-        if node not in moving or node.op != "call_function":
-            continue
-        place = place_of(node, seen)
+    for node, place in placed(graph).items():
         for rule in rules:
             if place.name in rule.operations and rule.where(place):
-                rewrite.replaced(graph, node, rule.function, node.target)
+                name = node.name
+                rewrite.replaced(graph, node, rule.function, node.target).name = name
                 break
     return rewrite.compiled(module, graph)
 
 
-def place_of(node: Node, seen: set[str]) -> Place:
-    """Return where a node stands, and note that its operation has been seen."""
-    name = name_of(node)
-    place = Place(name=name, path=module_path(node), first=name not in seen)
-    seen.add(name)
-    return place
+def places(module: GraphModule) -> tuple[Place, ...]:
+    """Return where each image-dependent operation stands, in order."""
+    graph, _ = rewrite.copied(module.graph)
+    rewrite.functional(graph)
+    return tuple(placed(graph).values())
+
+
+def placed(graph: Graph) -> dict[Node, Place]:
+    """Return where each image-dependent operation stands."""
+    moving = rewrite.depends_on_images(graph)
+    nodes = [node for node in graph.nodes if node in moving and node.op == "call_function"]
+    depths: dict[Node, int] = {}
+    heights: dict[Node, int] = {}
+    for node in nodes:
+        depths[node] = max((after(n, depths) for n in node.all_input_nodes), default=0)
+    for node in reversed(nodes):
+        heights[node] = max((after(n, heights) for n in node.users), default=0)
+    seen: set[str] = set()
+    found: dict[Node, Place] = {}
+    for node in nodes:
+        name = name_of(node)
+        found[node] = Place(
+            name=name,
+            path=module_path(node),
+            first=name not in seen,
+            depth=depths[node],
+            height=heights[node],
+            sources=tuple(source_of(argument, moving) for argument in node.args),
+        )
+        seen.add(name)
+    return found
+
+
+def after(node: Node, counts: dict[Node, int]) -> int:
+    """Return how many layers lie on the way including this node."""
+    return counts.get(node, 0) + (node in counts and name_of(node) in LAYERS)
+
+
+def source_of(argument: object, moving: set[Node]) -> str:
+    """Return the operation that made an argument, if it depends on the images."""
+    return name_of(argument) if isinstance(argument, Node) and argument in moving else ""
 
 
 class PositiveGradient(torch.autograd.Function):
@@ -107,4 +162,35 @@ GUIDED_BACKPROPAGATION = Rule(operations=frozenset({"relu"}), function=guided)
 
 References:
     Springenberg et al. (2015), "Striving for Simplicity", section 3.4.
+"""
+
+
+class RectifiedGradient(torch.autograd.Function):
+    """An activation through which only positive gradients return, whether it was active or not."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, activated: Tensor) -> Tensor:  # noqa: ANN401 - as above
+        """Return the activated values."""
+        del ctx, values
+        return activated.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - as above
+        """Return the positive gradients."""
+        del ctx
+        return gradients[0].clamp(min=0), None
+
+
+def deconvolved(operation: Callable[..., Tensor], values: Tensor, *rest: object) -> Tensor:
+    """Apply an activation; its backward pass is an activation of the gradient."""
+    with torch.no_grad():
+        activated = operation(values, *rest)
+    return RectifiedGradient.apply(values, activated)  # type: ignore[no-any-return,no-untyped-call]
+
+
+DECONVOLUTION = Rule(operations=frozenset({"relu"}), function=deconvolved)
+"""Only positive gradients pass a ReLU, be it active or not.
+
+References:
+    Zeiler and Fergus (2014), "Visualizing and Understanding Convolutional Networks", section 2.1.
 """

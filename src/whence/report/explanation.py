@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import final
 
-from whence.display import is_pixel_art, picture_uri, symmetric_limit
-from whence.report.views import PERCENTILE, Shot, heat_uri, scale_text
-from whence.report.words import number, percent
+from whence.display import picture_uri
+from whence.report.shots import Shot, cells_of, drawn, shot_of
+from whence.report.words import brief_method, number, percent
 from whence.results.records import ExplanationRecord
 
 __all__ = ["ExplainedView", "explanation_views"]
@@ -28,7 +28,9 @@ class ExplainedView:
     total: str
     gap: str
     method: str
+    full_method: str
     scale: str
+    cells: str
 
 
 def explanation_views(record: ExplanationRecord) -> tuple[ExplainedView, ...]:
@@ -36,35 +38,24 @@ def explanation_views(record: ExplanationRecord) -> tuple[ExplainedView, ...]:
     views = []
     for at, one in enumerate(record.maps):
         picture = record.pictures[at]
-        limit = symmetric_limit([one.values], PERCENTILE)
-        height, width = picture.shape[:2]
-        plain = Shot(
-            picture=picture_uri(picture),
-            width=width,
-            height=height,
-            pixelated=is_pixel_art(picture),
-        )
+        uri, heat = picture_uri(picture), drawn(one.values)
         views.append(
             ExplainedView(
                 anchor=f"image-{at + 1}",
                 number=at + 1,
                 name=record.names[at],
-                plain=plain,
-                shot=Shot(
-                    picture=plain.picture,
-                    width=width,
-                    height=height,
-                    pixelated=plain.pixelated,
-                    heat=heat_uri(one.values, limit),
-                ),
+                plain=shot_of(picture, uri),
+                shot=shot_of(picture, uri, heat),
                 prediction=record.model.classes[record.predictions[at]],
                 confidence=percent(record.confidences[at]),
                 confidence_share=record.confidences[at],
                 explained=number(one.explained),
                 total=number(one.total),
                 gap="" if one.gap is None else percent(one.gap, 2),
-                method=one.method,
-                scale=scale_text(limit),
+                method=brief_method(one.method),
+                full_method=one.method,
+                scale=heat.end,
+                cells=cells_of([one.values]),
             )
         )
     return tuple(views)

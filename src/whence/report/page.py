@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from whence.display import data_uri, scale_png
 from whence.report import words
 from whence.report.explanation import explanation_views
-from whence.report.views import PERCENTILE, audit_views
+from whence.report.shots import PERCENTILE
+from whence.report.views import audit_views
 from whence.results.check import check_audit, check_explanation
 from whence.results.folder import write_whole
 from whence.results.records import AuditRecord, ExplanationRecord, ModelCard, RunCard
@@ -62,10 +64,22 @@ def render_report(record: AuditRecord) -> str:
         {
             "record": record,
             "queries": queries,
+            "summed": any(one.cells or one.training_cells for one in queries),
             "regions": regions,
             "suspects": suspects,
             "wrong": sum(query.verdict == "wrong" for query in queries),
             "labelled": any(query.verdict != "unlabelled" for query in queries),
+            "methods": _unmentioned(
+                record.run,
+                [
+                    one.method
+                    for query in record.queries
+                    for one in (
+                        query.attribution,
+                        *(influence.map for influence in (*query.proponents, *query.opponents)),
+                    )
+                ],
+            ),
             **_cards(record.model, record.run),
         },
     )
@@ -78,14 +92,25 @@ def render_explanation(record: ExplanationRecord) -> str:
         RecordError: The record is inconsistent.
     """
     check_explanation(record)
+    views = explanation_views(record)
     return _render(
         "explanation.html.j2",
-        {"queries": explanation_views(record), **_cards(record.model, record.run)},
+        {
+            "queries": views,
+            "summed": any(one.cells for one in views),
+            "methods": _unmentioned(record.run, [one.method for one in record.maps]),
+            **_cards(record.model, record.run),
+        },
     )
 
 
 def _cards(model: ModelCard, run: RunCard) -> dict[str, Any]:
     return {"model": model, "run": run, "percentile": PERCENTILE}
+
+
+def _unmentioned(run: RunCard, methods: Iterable[str]) -> list[str]:
+    """The methods in full, each once, unless the settings hold them already."""
+    return [one for one in dict.fromkeys(methods) if one not in run.settings.values()]
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
@@ -114,6 +139,7 @@ def _environment() -> Environment:
         "counted": words.counted,
         "duration": words.duration,
         "moment": words.moment,
+        "brief_name": words.brief_name,
         "short": words.short,
         "shortened": words.shortened,
         "setting": words.setting,

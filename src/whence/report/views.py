@@ -1,26 +1,12 @@
 """What the audit's page shows: each part as plain text and image URIs, ready for the template."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from whence.display import (
-    data_uri,
-    heat_png,
-    is_pixel_art,
-    picture_uri,
-    shrink_map,
-    symmetric_limit,
-)
-from whence.report.words import (
-    number,
-    percent,
-    region_sentences,
-    signed,
-)
+from whence.display import picture_uri
+from whence.report.shots import Album, Shot, cells_of, drawn, end_of, limit_of, shot_of
+from whence.report.words import brief_method, number, percent, region_sentences, signed
 from whence.results.records import (
     AuditRecord,
     InfluenceRecord,
@@ -28,41 +14,15 @@ from whence.results.records import (
     QueryRecord,
     RegionRecord,
     SuspectLabel,
-    TrainingImage,
 )
 
-__all__ = [
-    "CardView",
-    "QueryView",
-    "RegionView",
-    "Shot",
-    "SuspectView",
-    "audit_views",
-    "heat_uri",
-    "scale_text",
-]
+__all__ = ["CardView", "QueryView", "RegionView", "SuspectView", "audit_views"]
 
-_LARGE, _CARD, _THUMB = 320, 192, 96
-"""Longest side in pixels of a test image, a training image and a thumbnail."""
+_LARGE, _THUMB = 320, 96
+"""Longest side in pixels of a test image and of a thumbnail."""
 
 _EXAMPLES = 6
 """Training images shown per region."""
-
-PERCENTILE = 99.5
-"""Where the colour scales end; the report says so."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Shot:
-    """A picture with its map, and boxes in units of the picture's pixels."""
-
-    picture: str
-    width: int
-    height: int
-    pixelated: bool
-    heat: str = ""
-    boxes: tuple[tuple[int, int, int, int], ...] = ()
 
 
 @final
@@ -100,9 +60,13 @@ class QueryView:
     total: str
     gap: str
     method: str
+    full_method: str
     scale: str
+    cells: str
     training_scale: str
+    training_cells: str
     training_method: str
+    full_training_method: str
     proponents: tuple[CardView, ...]
     opponents: tuple[CardView, ...]
 
@@ -138,26 +102,11 @@ class SuspectView:
     score: str
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class _Album:
-    """Training images as URIs, each made once for the whole page."""
-
-    images: Mapping[int, TrainingImage]
-    made: dict[int, str] = field(default_factory=dict)
-
-    def shot(self, index: int, heat: str, box: tuple[int, int, int, int] | None = None) -> Shot:
-        picture = self.images[index].picture
-        if index not in self.made:
-            self.made[index] = picture_uri(picture, _CARD)
-        return _shot(picture, self.made[index], heat, () if box is None else (box,))
-
-
 def audit_views(
     record: AuditRecord,
 ) -> tuple[tuple[QueryView, ...], tuple[RegionView, ...], tuple[SuspectView, ...]]:
     """The test images, regions and suspect labels of an audit, ready to be shown."""
-    album = _Album(images=record.training_images)
+    album = Album(images=record.training_images)
     suspects = {suspect.index for suspect in record.suspect_labels}
     classes = record.model.classes
     queries = tuple(
@@ -165,7 +114,10 @@ def audit_views(
         for at, query in enumerate(record.queries, start=1)
     )
     strongest = _strongest_maps(record.queries)
-    regions = tuple(_region_view(one, classes, album, strongest) for one in record.regions)
+    regions = tuple(
+        _region_view(one, classes, album, strongest)
+        for one in sorted(record.regions, key=lambda one: -one.ratio)
+    )
     suspected = tuple(
         _suspect_view(one, rank, classes, album)
         for rank, one in enumerate(record.suspect_labels, start=1)
@@ -173,26 +125,17 @@ def audit_views(
     return queries, regions, suspected
 
 
-def heat_uri(values: NDArray[np.floating[Any]], limit: float, longest: int = _LARGE) -> str:
-    """A map as the URI of a picture that is clear where the map is zero."""
-    return data_uri(heat_png(shrink_map(values, longest), limit))
-
-
-def scale_text(limit: float) -> str:
-    """The ends of a colour scale; empty where there is nothing to scale."""
-    return number(limit, 2) if limit > 0 else ""
-
-
 def _query_view(
     query: QueryRecord,
     at: int,
     classes: tuple[str, ...],
-    album: _Album,
+    album: Album,
     suspects: set[int],
 ) -> QueryView:
-    limit = symmetric_limit([query.attribution.values], PERCENTILE)
+    heat = drawn(query.attribution.values)
     influences = (*query.proponents, *query.opponents)
-    shared = symmetric_limit([one.map.values for one in influences], PERCENTILE)
+    maps = [one.map for one in influences]
+    shared = limit_of(one.values for one in maps)
     cards = tuple(
         tuple(
             _card_view(one, rank, query, classes, album, suspects, shared)
@@ -204,13 +147,12 @@ def _query_view(
     if query.label is not None:
         verdict = "right" if query.label == query.prediction else "wrong"
     picture, thumb = picture_uri(query.picture, _LARGE), picture_uri(query.picture, _THUMB)
-    heat = heat_uri(query.attribution.values, limit)
     return QueryView(
         anchor=f"image-{at}",
         number=at,
         name=query.name,
-        shot=_shot(query.picture, picture, heat),
-        thumb=_shot(query.picture, thumb, ""),
+        shot=shot_of(query.picture, picture, heat),
+        thumb=shot_of(query.picture, thumb),
         prediction=classes[query.prediction],
         confidence=percent(query.confidence),
         confidence_share=query.confidence,
@@ -219,10 +161,14 @@ def _query_view(
         explained=number(query.attribution.explained),
         total=number(query.attribution.total),
         gap=_gap(query.attribution),
-        method=query.attribution.method,
-        scale=scale_text(limit),
-        training_scale=scale_text(shared),
-        training_method=influences[0].map.method if influences else "",
+        method=brief_method(query.attribution.method),
+        full_method=query.attribution.method,
+        scale=heat.end,
+        cells=cells_of([query.attribution.values]),
+        training_scale=end_of(shared),
+        training_cells=cells_of(one.values for one in maps),
+        training_method=brief_method(maps[0].method) if maps else "",
+        full_training_method=maps[0].method if maps else "",
         proponents=cards[0],
         opponents=cards[1],
     )
@@ -233,20 +179,20 @@ def _card_view(
     rank: int,
     query: QueryRecord,
     classes: tuple[str, ...],
-    album: _Album,
+    album: Album,
     suspects: set[int],
     limit: float,
 ) -> CardView:
     image = album.images[influence.index]
     return CardView(
         rank=rank,
-        shot=album.shot(influence.index, heat_uri(influence.map.values, limit, _CARD)),
+        shot=album.shot(influence.index, drawn(influence.map.values, limit)),
         score=signed(influence.score),
         label=classes[image.label],
         name=image.name,
         same_label=image.label == query.prediction,
         suspect=influence.index in suspects,
-        method=influence.map.method,
+        method=brief_method(influence.map.method),
         gap=_gap(influence.map),
     )
 
@@ -254,24 +200,19 @@ def _card_view(
 def _region_view(
     region: RegionRecord,
     classes: tuple[str, ...],
-    album: _Album,
+    album: Album,
     strongest: Mapping[int, MapRecord],
 ) -> RegionView:
     label = classes[region.label]
     known = [index for index in region.images if index in album.images]
     shown = known[:_EXAMPLES]
-    maps = [strongest[index].values for index in shown if index in strongest]
-    limit = symmetric_limit(maps, PERCENTILE)
+    limit = limit_of(strongest[index].values for index in shown if index in strongest)
+    heats = [
+        drawn(strongest[index].values, limit) if index in strongest else None for index in shown
+    ]
     examples = tuple(
-        (
-            album.images[index].name,
-            album.shot(
-                index,
-                heat_uri(strongest[index].values, limit, _CARD) if index in strongest else "",
-                region.box,
-            ),
-        )
-        for index in shown
+        (album.images[index].name, album.shot(index, heat, region.box))
+        for index, heat in zip(shown, heats, strict=True)
     )
     return RegionView(
         label=label,
@@ -287,13 +228,13 @@ def _region_view(
 
 
 def _suspect_view(
-    suspect: SuspectLabel, rank: int, classes: tuple[str, ...], album: _Album
+    suspect: SuspectLabel, rank: int, classes: tuple[str, ...], album: Album
 ) -> SuspectView:
     known = suspect.index in album.images
     return SuspectView(
         rank=rank,
         name=suspect.name,
-        shot=album.shot(suspect.index, "") if known else None,
+        shot=album.shot(suspect.index) if known else None,
         label=classes[suspect.label],
         suggested=classes[suspect.suggested],
         confidence=percent(suspect.confidence),
@@ -310,23 +251,6 @@ def _strongest_maps(queries: Iterable[QueryRecord]) -> dict[int, MapRecord]:
             if one.index not in best or best[one.index].score < one.score:
                 best[one.index] = one
     return {index: influence.map for index, influence in best.items()}
-
-
-def _shot(
-    picture: NDArray[np.uint8],
-    uri: str,
-    heat: str,
-    boxes: tuple[tuple[int, int, int, int], ...] = (),
-) -> Shot:
-    height, width = picture.shape[:2]
-    return Shot(
-        picture=uri,
-        heat=heat,
-        width=width,
-        height=height,
-        pixelated=is_pixel_art(picture),
-        boxes=boxes,
-    )
 
 
 def _gap(one: MapRecord) -> str:

@@ -1,7 +1,9 @@
 """Numbers and findings in words."""
 
+import ast
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 from whence.results.records import RegionRecord
 
 __all__ = [
+    "brief_method",
+    "brief_name",
+    "cells",
     "counted",
     "duration",
     "moment",
@@ -127,6 +132,58 @@ def shortened(name: str, longest: int) -> str:
         return name
     end = min(longest - 1, max(9, longest // 2))
     return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
+
+
+def brief_name(model: str) -> str:
+    """A model's name without the folders of its file.
+
+    >>> brief_name("models/small/net.py:make"), brief_name("timm/resnet18")
+    ('net.py:make', 'timm/resnet18')
+    """
+    found = re.fullmatch(r"(?:.*[/\\\\])?([^/\\\\]+\.py(?::.*)?)", model, re.DOTALL)
+    return found[1] if found else model
+
+
+def brief_method(text: str) -> str:
+    """A method without most of its settings: its first number or name, and what it is built of.
+
+    >>> brief_method("SmoothGrad(samples=25, sigma=0.15, method=Gradient(relu=True))")
+    'SmoothGrad(samples=25, method=Gradient, …)'
+
+    A text that is not a name with settings stays as it is.
+    """
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return text
+    return _brief_call(tree) if isinstance(tree, ast.Call) else text
+
+
+def _brief_call(call: ast.Call) -> str:
+    kept, left_out = [], bool(call.args)
+    for at, one in enumerate(call.keywords):
+        if isinstance(one.value, ast.Call):
+            kept.append(f"{one.arg}={_brief_call(one.value)}")
+        elif isinstance(one.value, ast.Constant) and isinstance(one.value.value, bool | None):
+            continue
+        elif at == 0:
+            kept.append(f"{one.arg}={ast.unparse(one.value)}")
+        else:
+            left_out = True
+    name = ast.unparse(call.func)
+    settings = ", ".join([*kept, *["…"] * left_out])
+    return f"{name}({settings})" if settings else name
+
+
+def cells(height: float, width: float) -> str:
+    """What a map was summed over, if not over single pixels.
+
+    >>> cells(7, 7).replace(_TIMES, "x"), cells(1, 1)
+    ('cells of 7 x 7 pixels', '')
+    """
+    if height == width == 1:
+        return ""
+    return f"cells of {number(height, 2)} {_TIMES} {number(width, 2)} pixels"
 
 
 def setting(value: Any) -> str:  # noqa: ANN401 - settings are free-form

@@ -8,7 +8,7 @@
   document.querySelector(".tools").hidden = false;
   root.classList.add("scripted");
 
-  /* Maps: how dense they are, and whether the pictures below are grey. */
+  /* Maps: how dense they are, whether the pictures below are grey, and the scales. */
   const opacity = byId("opacity");
   const showOpacity = () => {
     root.style.setProperty("--heat", opacity.value / 100);
@@ -18,6 +18,12 @@
   const grey = byId("grey");
   const showGrey = () => root.classList.toggle("grey", grey.checked);
   grey.addEventListener("change", showGrey);
+  const oneScale = byId("one-scale");
+  const showScale = () => root.classList.toggle("one-scale", oneScale.checked);
+  if (oneScale) {
+    oneScale.addEventListener("change", showScale);
+    showScale();
+  }
   showOpacity();
   showGrey();
 
@@ -33,6 +39,7 @@
 
   /* Stepping through the images, all or the wrong ones. */
   const all = [...document.querySelectorAll("article.query")];
+  document.querySelector(".steps").hidden = all.length < 2;
   const wrong = byId("wrong");
   const position = byId("position");
   const shown = () => all.filter((one) => !one.hidden);
@@ -93,7 +100,7 @@
   const press = (box) => { if (box) { box.checked = !box.checked; box.dispatchEvent(new Event("change")); } };
   const slide = (by) => { opacity.value = Number(opacity.value) + by; showOpacity(); };
   const keys = {
-    j: () => step(1), k: () => step(-1), w: () => press(wrong), g: () => press(grey),
+    j: () => step(1), k: () => step(-1), w: () => press(wrong), g: () => press(grey), s: () => press(oneScale),
     "[": () => slide(-10), "]": () => slide(10),
   };
   addEventListener("keydown", (event) => {
