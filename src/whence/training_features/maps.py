@@ -11,7 +11,7 @@ from whence.attribution import Attribution, InputXGradient, attribute
 from whence.core import Batch, ImageData, Method
 from whence.errors import DataError
 from whence.influence import Influence
-from whence.training_features.influence_fn import influence_fn
+from whence.training_features.influence_fn import held_weights, influence_fn
 
 __all__ = ["TrainingFeatures", "training_features"]
 
@@ -46,6 +46,8 @@ def training_features(
     train: ImageData,
     indices: Sequence[int],
     method: Method | None = None,
+    *,
+    hold_weights: bool = False,
     batch_size: int = 16,
 ) -> TrainingFeatures:
     """Return the training-feature maps of some training images for one query.
@@ -61,6 +63,8 @@ def training_features(
         indices: Places of the training images wanted.
         method: How pixels are found; :class:`InputXGradient` by default. ``Gradient()`` gives the
             plain map of the paper, ``SmoothGrad()`` the smoothed one.
+        hold_weights: Take the training images' weights in the score (one over the gradient's
+            norm, for a cosine) as constants: half the cost, and a map of the inner product alone.
         batch_size: Training images at a time.
 
     Raises:
@@ -82,7 +86,8 @@ def training_features(
     batches: list[Batch] = []
     parts: list[Attribution] = []
     for batch in train.batches(batch_size, list(indices)):
-        f = influence_fn(influence, query, batch.labels.to(device))
+        weights = held_weights(influence, batch.indices).to(device) if hold_weights else None
+        f = influence_fn(influence, query, batch.labels.to(device), weights)
         parts.append(attribute(chosen, f, batch.images.to(device)))
         batches.append(batch)
     found = torch.cat([b.indices for b in batches]) if batches else torch.zeros(0).long()
