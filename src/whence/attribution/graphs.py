@@ -1,0 +1,58 @@
+"""From a function of images to the network that it explains, and that network under rules."""
+
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+from torch.nn import Module
+
+from whence.core import ModelScalar, ScalarFn
+from whence.errors import SettingError
+from whence.network import Network
+
+__all__ = ["graph_of", "remade"]
+
+Versions = tuple[tuple[int, int], ...]
+
+MADE: WeakKeyDictionary[Network, dict[Hashable, tuple[Versions, Network]]] = WeakKeyDictionary()
+"""Networks made of a network, for as long as it lives."""
+
+
+def graph_of(f: ScalarFn, method: str) -> tuple[Network, ModelScalar]:
+    """Return the network that a function explains.
+
+    Raises:
+        SettingError: If its model has not been read as a network.
+    """
+    if isinstance(f, ModelScalar) and isinstance(f.model, Network):
+        return f.model, f
+    came = type(f.model).__name__ if isinstance(f, ModelScalar) else type(f).__name__
+    msg = (
+        f"{method} replaces the backward pass of operations and needs the network's graph; got "
+        f"{came}. Read the model first: ModelScalar(Network.read(model, images), target). Methods "
+        f"that need gradients only (Gradient, InputXGradient, SmoothGrad, IntegratedGradients) "
+        f"work on any callable."
+    )
+    raise SettingError(msg)
+
+
+def remade(network: Network, key: Hashable, make: Callable[[Network], Network]) -> Network:
+    """Return ``make(network)``, made once per key and made again after the weights changed."""
+    held = MADE.setdefault(network, {})
+    versions = versions_of(network.module)
+    if key in held and held[key][0] == versions:
+        return held[key][1]
+    made = make(network)
+    held[key] = (versions, made)
+    return made
+
+
+def versions_of(module: Module) -> Versions:
+    """Return where the weights lie and how often they were written."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tuple((t.data_ptr(), version_of(t)) for t in tensors)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written; of one made in inference mode that is unknown."""
+    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001 - has no public name
