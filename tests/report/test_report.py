@@ -265,7 +265,47 @@ def test_a_region_of_many_images_shows_some_and_counts_the_rest(record):
     region = dataclasses.replace(record.regions[0], images=images)
     page = Page(render_report(dataclasses.replace(record, regions=(region,))))
     assert len(page.all("svg", "boxes")) == 6
-    assert f"and {len(images) - 6} more training images" in page.text
+    assert f"audit.json lists {len(images) - 6} more training images" in page.text
+
+
+def test_a_region_shows_the_maps_that_show_it_best(fakes):
+    record = fakes.fake_audit(queries=2, each=2, regions=1, suspects=0)
+    images = sorted({one.index for query in record.queries for one in query.proponents})[:3]
+    region = dataclasses.replace(record.regions[0], images=tuple(images), box=(0, 0, 8, 4))
+
+    def marked(inside):
+        values = np.full((32, 32), -1.0, np.float32)
+        values[:4, :8], values[20:, 20:] = inside, 0.1
+        return values
+
+    strengths = dict(zip(images, (0.1, 0.5, 0.2), strict=True))
+    queries = tuple(
+        dataclasses.replace(
+            query,
+            proponents=tuple(
+                dataclasses.replace(
+                    one,
+                    map=dataclasses.replace(
+                        one.map, values=marked(strengths.get(one.index, 0.0) * (1 + at / 10))
+                    ),
+                )
+                for one in query.proponents
+            ),
+        )
+        for at, query in enumerate(record.queries)
+    )
+    page = Page(render_report(dataclasses.replace(record, queries=queries, regions=(region,))))
+    names = [
+        one["data-title"] for one in page.all("button", "frame") if "marked" in one["aria-label"]
+    ]
+    order = sorted(images, key=lambda index: -strengths[index])
+    assert names == [record.training_images[index].name for index in order]
+    last = max(
+        at for at, query in enumerate(queries) for one in query.proponents if one.index == order[0]
+    )
+    expected = marked(strengths[order[0]] * (1 + last / 10))
+    first = next(one for one in page.all("img", "own"))
+    assert (picture_of(first["src"]) == heat_rgba(expected, symmetric_limit([expected]))).all()
 
 
 def test_how_it_was_made_is_written_down(record, page):

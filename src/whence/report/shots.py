@@ -22,6 +22,7 @@ from whence.results.records import TrainingImage
 __all__ = [
     "PERCENTILE",
     "Album",
+    "Box",
     "Heat",
     "Shot",
     "cells_of",

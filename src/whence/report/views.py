@@ -1,11 +1,14 @@
 """What the audit's page shows: each part as plain text and image URIs, ready for the template."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from whence.display import picture_uri
-from whence.report.shots import Album, Shot, cells_of, drawn, end_of, limit_of, shot_of
+from whence.report.shots import Album, Box, Shot, cells_of, drawn, end_of, limit_of, shot_of
 from whence.report.words import brief_method, number, percent, region_sentences, signed
 from whence.results.records import (
     AuditRecord,
@@ -113,9 +116,9 @@ def audit_views(
         _query_view(query, at, classes, album, suspects)
         for at, query in enumerate(record.queries, start=1)
     )
-    strongest = _strongest_maps(record.queries)
+    carried = _carried_maps(record.queries)
     regions = tuple(
-        _region_view(one, classes, album, strongest)
+        _region_view(one, classes, album, carried)
         for one in sorted(record.regions, key=lambda one: -one.ratio)
     )
     suspected = tuple(
@@ -201,18 +204,17 @@ def _region_view(
     region: RegionRecord,
     classes: tuple[str, ...],
     album: Album,
-    strongest: Mapping[int, MapRecord],
+    carried: Mapping[int, Sequence[MapRecord]],
 ) -> RegionView:
     label = classes[region.label]
-    known = [index for index in region.images if index in album.images]
-    shown = known[:_EXAMPLES]
-    limit = limit_of(strongest[index].values for index in shown if index in strongest)
-    heats = [
-        drawn(strongest[index].values, limit) if index in strongest else None for index in shown
-    ]
+    shown = _clearest_maps(region, album, carried)[:_EXAMPLES]
+    limit = limit_of(one.values for _, one in shown if one is not None)
     examples = tuple(
-        (album.images[index].name, album.shot(index, heat, region.box))
-        for index, heat in zip(shown, heats, strict=True)
+        (
+            album.images[index].name,
+            album.shot(index, None if one is None else drawn(one.values, limit), region.box),
+        )
+        for index, one in shown
     )
     return RegionView(
         label=label,
@@ -243,14 +245,41 @@ def _suspect_view(
     )
 
 
-def _strongest_maps(queries: Iterable[QueryRecord]) -> dict[int, MapRecord]:
-    """For each training image, its map for the prediction that it speaks for most."""
-    best: dict[int, InfluenceRecord] = {}
+def _clearest_maps(
+    region: RegionRecord, album: Album, carried: Mapping[int, Sequence[MapRecord]]
+) -> list[tuple[int, MapRecord | None]]:
+    """Each training image of a region with the map that has most inside, the clearest first."""
+    found: list[tuple[float, int, MapRecord | None]] = []
+    for index in region.images:
+        if index in album.images:
+            picture = album.images[index].picture
+            shares = [_share_inside(one, region.box, picture) for one in carried.get(index, ())]
+            best = int(np.argmax(shares)) if shares else None
+            found.append(
+                (-1.0, index, None) if best is None else (shares[best], index, carried[index][best])
+            )
+    return [(index, one) for _, index, one in sorted(found, key=lambda each: -each[0])]
+
+
+def _carried_maps(queries: Iterable[QueryRecord]) -> dict[int, list[MapRecord]]:
+    """The maps of each training image that speaks for a prediction."""
+    found: dict[int, list[MapRecord]] = {}
     for query in queries:
         for one in query.proponents:
-            if one.index not in best or best[one.index].score < one.score:
-                best[one.index] = one
-    return {index: influence.map for index, influence in best.items()}
+            found.setdefault(one.index, []).append(one.map)
+    return found
+
+
+def _share_inside(one: MapRecord, box: Box, picture: NDArray[np.uint8]) -> float:
+    """The share of a map's positive mass inside a box, which is in pixels of the picture."""
+    positive = np.maximum(one.values, 0.0)
+    down, across = np.divide(positive.shape, picture.shape[:2])
+    left, top, right, bottom = box
+    inside = positive[
+        round(top * down) : round(bottom * down), round(left * across) : round(right * across)
+    ]
+    total = float(positive.sum())
+    return float(inside.sum()) / total if total > 0 else 0.0
 
 
 def _gap(one: MapRecord) -> str:
