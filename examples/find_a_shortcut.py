@@ -5,14 +5,12 @@ wrong. The audit is told neither.
 """
 
 import whence
-from whence.attribution import IntegratedGradients
 from whence.recipes import planted_digits, train_network
 
 digits = planted_digits(seed=0)
 model = train_network(digits, seed=0)
 
-path = IntegratedGradients(steps=8)
-audit = whence.audit(model, digits.train, digits.test, training_method=path, out="shortcut-audit")
+audit = whence.audit(model, digits.train, digits.test, out="shortcut-audit")
 
 for region in audit.regions:
     name, share = audit.model.classes[region.label], 100 * region.mass

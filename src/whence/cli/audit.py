@@ -15,7 +15,6 @@ from whence.cli.options import (
     Download,
     Input,
     Json,
-    Method,
     Model,
     Overwrite,
     Set,
@@ -90,7 +89,16 @@ def audit(  # noqa: PLR0913 - one argument for each option
             rich_help_panel=CHOICE,
         ),
     ] = 5,
-    method: Method = "integrated-gradients",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How pixels of test images are attributed; see `whence methods`. By default "
+            "integrated gradients, with more steps where they miss more than a tenth.",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
     set_: Set = None,
     training_method: Annotated[
         str,
@@ -121,6 +129,15 @@ def audit(  # noqa: PLR0913 - one argument for each option
             rich_help_panel=METHOD,
         ),
     ] = "all",
+    hold_weights: Annotated[
+        bool,
+        typer.Option(
+            "--hold-weights/--differentiate-weights",
+            help="On training images explain the inner product of gradients alone, or the whole "
+            "score with its norms.",
+            rich_help_panel=METHOD,
+        ),
+    ] = True,
     batch_size: BatchSize = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -134,6 +151,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
     from whence.attribution import method_named
     from whence.recipes import audit as run
     from whence.recipes import load_case, load_subject
+    from whence.recipes.audit import DEFAULT_METHOD
     from whence.recipes.load import pairs
 
     chosen = places(queries)
@@ -147,6 +165,13 @@ def audit(  # noqa: PLR0913 - one argument for each option
     )
     units = loaded.preprocessing.normalisation
     case = load_case(loaded, train, test, train_labels=train_labels, test_labels=test_labels)
+    how = (
+        DEFAULT_METHOD
+        if method is None and not set_
+        else method_named(
+            method or "integrated-gradients", pairs(set_ or (), "steps=64"), normalisation=units
+        )
+    )
     with bars(quiet=as_json) as progress:
         record = run(
             case.model,
@@ -158,10 +183,11 @@ def audit(  # noqa: PLR0913 - one argument for each option
             k=k,
             score=score,
             parameters=parameters,
-            method=method_named(method, pairs(set_ or (), "steps=64"), normalisation=units),
+            method=how,
             training_method=method_named(
                 training_method, pairs(training_set or (), "steps=8"), normalisation=units
             ),
+            hold_weights=hold_weights,
             batch_size=batch_size,
             overwrite=overwrite,
             command=command_line(),

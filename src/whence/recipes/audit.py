@@ -6,13 +6,16 @@ from pathlib import Path
 from torch import nn
 
 from whence.adapters import LoadedModel, Preprocessing
-from whence.attribution import method_named
+from whence.attribution import IntegratedGradients, method_named
 from whence.core import ImageData, Method, Progress, silent
 from whence.recipes.auditor import Auditor, Settings, Subject
 from whence.report import write_report
 from whence.results import AuditRecord, new_folder, save_audit
 
-__all__ = ["audit"]
+__all__ = ["DEFAULT_METHOD", "audit"]
+
+DEFAULT_METHOD = IntegratedGradients(tolerance=0.1, max_steps=288)
+"""Integrated gradients with 32 steps, and up to 288 where they miss by more than a tenth."""
 
 
 def audit(  # noqa: PLR0913 - the public face: every setting of an audit
@@ -26,8 +29,9 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     k: int = 5,
     score: str = "grad-cos",
     parameters: str | Sequence[str] = "all",
-    method: Method | str = "integrated-gradients",
+    method: Method | str = DEFAULT_METHOD,
     training_method: Method | str = "input-x-gradient",
+    hold_weights: bool = True,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
@@ -60,6 +64,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
             ``"last-layer"`` or patterns of names.
         method: How pixels of test images are attributed.
         training_method: How pixels of training images are attributed.
+        hold_weights: On training images, explain the inner product of the gradients alone, with
+            the norms of a cosine as constants; see :func:`training_features`.
         preprocessing: How pictures became images, to show them; known for a LoadedModel.
         classes: Names of the classes.
         name: What to call the model.
@@ -80,6 +86,7 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         score=score,
         parameters=parameters if isinstance(parameters, str) else tuple(parameters),
         method=named(method, preprocessing_of(model, preprocessing)),
+        hold_weights=hold_weights,
         training_method=named(training_method, preprocessing_of(model, preprocessing)),
         batch_size=batch_size,
     )

@@ -54,6 +54,7 @@ class Settings:
     parameters: str | tuple[str, ...]
     method: Method
     training_method: Method
+    hold_weights: bool
     batch_size: int | None
 
     def __post_init__(self) -> None:
@@ -314,7 +315,12 @@ class Auditor:
         if not pairs:
             return ()
         features = training_features(
-            scores, query, self.train, [i for i, _ in pairs], self.settings.training_method
+            scores,
+            query,
+            self.train,
+            [i for i, _ in pairs],
+            self.settings.training_method,
+            hold_weights=self.settings.hold_weights,
         )
         self.keep(features)
         return tuple(
@@ -406,6 +412,7 @@ class Auditor:
             "passes over the training data": scores.passes,
             "method": str(s.method),
             "training_method": str(s.training_method),
+            "hold_weights": s.hold_weights,
         }
 
 

@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from whence.adapters import LoadedModel
-from whence.attribution import IntegratedGradients
 from whence.core import Progress, silent
 from whence.recipes.audit import audit
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
 from whence.results import AuditRecord, InfluenceRecord
 
 __all__ = ["Demonstration", "PatchShare", "demonstrate"]
-
-TRAINING_METHOD = IntegratedGradients(steps=8)
-"""How pixels of training images are found. A cosine does not change with the length of a gradient,
-so that its input times gradient adds up to nothing in a network of ReLUs and is spread thinly;
-along the path from black its integrated gradients add up to the influence."""
 
 
 @final
@@ -105,7 +99,6 @@ def demonstrate(
         digits.train,
         digits.test,
         out=out,
-        training_method=TRAINING_METHOD,
         overwrite=overwrite,
         command=command,
         progress=progress,

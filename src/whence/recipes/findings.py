@@ -71,52 +71,58 @@ def find_regions(
     maps: Sequence[CarriedMap],
     reference: Sequence[Picture],
     *,
-    fewest: int = 4,
+    fewest: int = 8,
     ratio: float = 2.0,
     agreement: float = 0.5,
+    most: int = 2,
 ) -> tuple[RegionRecord, ...]:
     """Return regions that keep carrying influence across the training images of a class.
 
     For each class, the positive parts of the maps of its training images, each of unit mass, are
     averaged, and the box is taken in which the average departs most from a flat one: the largest
     Kullback-Leibler divergence between the box's share of the mass and of the area. A box is
-    reported if the maps of enough different images agree on it.
+    reported if the maps of enough different images agree on it; then the next is looked for.
 
     An object that always stands in the same place makes a region too; ``similarity`` tells a
     pasted patch (near 1: the pixels hardly differ from image to image) from an object (near 0).
+    The most similar come first.
 
     Args:
         maps: Maps of training images that speak for predictions.
         reference: Pictures of arbitrary training images, against which pixels are compared.
-        fewest: Different images that must agree.
+        fewest: Different images that must agree; more than one prediction's proponents.
         ratio: The mass inside must be this many times the box's share of the area.
         agreement: Share of the maps that must reach this ratio.
+        most: Regions of one class, at most.
     """
     found: list[RegionRecord] = []
     for label in sorted({m.label for m in maps}):
         own = [m for m in maps if m.label == label and (m.values > 0).any()]
-        shapes = {m.values.shape for m in own}
-        if len({m.index for m in own}) < fewest or len(shapes) != 1:
+        if len({m.values.shape for m in own}) != 1:
             continue
-        shares = np.stack([positive_share(m.values) for m in one_each(own)])
-        box = best_box(shares.mean(axis=0))
-        inside = mass_in(shares, box)
-        area = area_of(box, shares.shape[1:])
-        agreeing = inside >= ratio * area
-        if inside.mean() < ratio * area or agreeing.mean() < agreement:
-            continue
-        images = sorted({m.index for m in own})
-        found.append(
-            RegionRecord(
-                box=box,
-                label=label,
-                mass=float(inside.mean()),
-                area=area,
-                images=tuple(images),
-                maps=len(own),
-                similarity=similarity([m.picture for m in one_each(own)], reference, box),
+        single = one_each(own)
+        shares = np.stack([m.values for m in single])
+        rest = shares.mean(axis=0)
+        for _ in range(most):
+            box = best_box(rest)
+            inside, area = mass_in(shares, box), area_of(box, rest.shape)
+            agreeing = inside >= ratio * area
+            rest = rest.copy()
+            rest[box[1] : box[3], box[0] : box[2]] = 0
+            if agreeing.sum() < fewest or agreeing.mean() < agreement:
+                continue
+            carriers = [m for m, agrees in zip(single, agreeing, strict=True) if agrees]
+            found.append(
+                RegionRecord(
+                    box=box,
+                    label=label,
+                    mass=float(inside.mean()),
+                    area=area,
+                    images=tuple(sorted(m.index for m in carriers)),
+                    maps=len(own),
+                    similarity=similarity([m.picture for m in carriers], reference, box),
+                )
             )
-        )
     return tuple(sorted(found, key=lambda r: (r.similarity, r.ratio), reverse=True))
 
 
