@@ -6,6 +6,7 @@ from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, 
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
+from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
@@ -21,16 +22,21 @@ __all__ = [
     "Entry",
     "ExpectedGradients",
     "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
     "GradientSHAP",
     "GuidedIG",
+    "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "LayerCAM",
     "Quadrature",
     "References",
+    "ScoreCAM",
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",
+    "XGradCAM",
     "attribute",
     "cards",
     "method_named",

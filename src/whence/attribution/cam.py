@@ -1,5 +1,6 @@
 r"""Activation maps: where in the last feature maps the evidence lies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +15,10 @@ from whence.core import Images, ModelScalar, ScalarFn, Target, check_logits
 from whence.errors import SettingError
 from whence.network import Cut, Network
 
-__all__ = ["GradCAM"]
+__all__ = ["GradCAM", "Layer", "enlarged", "network_of"]
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Takes maps and gradients ``(b, k, h, w)``; returns what is added up over the channels."""
 
 
 @final
@@ -65,30 +69,64 @@ class GradCAM:
 
     def account(self, f: ScalarFn, images: Images) -> Account:
         """Return the maps with their cost."""
+        layer = Layer(node=self.node, relu=self.relu, upsample=self.upsample)
+        return layer.account(f, images, averaged, self.batch_size)
+
+
+def averaged(maps: Tensor, slopes: Tensor) -> Tensor:
+    """Return the maps, each weighted by the mean of its gradient."""
+    return slopes.mean(dim=(2, 3), keepdim=True) * maps
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Where a map is made, and how it is shown.
+
+    Args:
+        node: Where to cut; None for the network's last feature map.
+        relu: Keep only what speaks for the explained value.
+        upsample: Enlarge the map to the image.
+    """
+
+    node: str | None
+    relu: bool
+    upsample: bool
+
+    def account(self, f: ScalarFn, images: Images, weigh: Weigh, batch_size: int | None) -> Account:
+        """Return the sum over channels of what ``weigh`` makes of maps and their gradients."""
         network, scalar = network_of(f)
         with recording():
             images = owned(images)
             network.check(images)
             cut = network.cut(self.node)
-            pace = Pace(f=f, images=images, batch_size=self.batch_size)
+            pace = Pace(f=f, images=images, batch_size=batch_size)
             maps, values = [], []
             for start, stop in pace.spans(len(images)):
                 rows = torch.arange(start, stop, device=images.device)
-                batch, value = weighted(cut, scalar.at(rows).target, images[start:stop])
+                batch, value = weighted(cut, scalar.at(rows).target, images[start:stop], weigh)
                 maps.append(batch)
                 values.append(value)
-        result = torch.cat(maps)
-        if self.relu:
-            result = result.relu()
-        if self.upsample:
-            result = functional.interpolate(
-                result, size=tuple(images.shape[2:]), mode="bilinear", align_corners=False
-            )
-        return Account(values=result, passes=FORWARD, explained=torch.cat(values))
+        return Account(
+            values=self.shown(torch.cat(maps), images),
+            passes=FORWARD,
+            explained=torch.cat(values),
+        )
+
+    def shown(self, maps: Tensor, images: Images) -> Tensor:
+        """Return maps ``(b, 1, h', w')`` as they are shown."""
+        maps = maps.relu() if self.relu else maps
+        return enlarged(maps, images) if self.upsample else maps
 
 
-def weighted(cut: Cut, target: Target, images: Images) -> tuple[Tensor, Tensor]:
-    """Return ``sum_k a_k A^k`` as ``(b, 1, h', w')``, and the explained values."""
+def enlarged(maps: Tensor, images: Images) -> Tensor:
+    """Return maps of the images' size, bilinearly interpolated; corners are not aligned."""
+    size = tuple(images.shape[2:])
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def weighted(cut: Cut, target: Target, images: Images, weigh: Weigh) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of the maps as ``(b, 1, h', w')``, and the explained values."""
     with torch.no_grad():
         activation, *others = cut.head(images.clone())
 
@@ -97,9 +135,8 @@ def weighted(cut: Cut, target: Target, images: Images) -> tuple[Tensor, Tensor]:
 
     values, gradient = value_and_gradient(behind, activation)
     with torch.no_grad():
-        maps, slopes = cut.maps(activation), cut.maps(gradient)
-        weights = slopes.mean(dim=(2, 3), keepdim=True)
-        return (weights * maps).sum(dim=1, keepdim=True), values
+        weighed = weigh(cut.maps(activation), cut.maps(gradient))
+        return weighed.sum(dim=1, keepdim=True), values
 
 
 def network_of(f: ScalarFn) -> tuple[Network, ModelScalar]:
@@ -108,8 +145,9 @@ def network_of(f: ScalarFn) -> tuple[Network, ModelScalar]:
         return f.model, f
     came = type(f.model).__name__ if isinstance(f, ModelScalar) else type(f).__name__
     msg = (
-        f"GradCAM cuts the network in two and needs its graph; got {came}. Read the model first: "
-        f"ModelScalar(Network.read(model, images), target). Methods that need gradients only "
-        f"(Gradient, InputXGradient, SmoothGrad, IntegratedGradients) work on any callable."
+        f"The method works on the layers of a network and needs its graph; got {came}. Read the "
+        f"model first: ModelScalar(Network.read(model, images), target). Methods that need "
+        f"gradients only (Gradient, InputXGradient, SmoothGrad, IntegratedGradients) work on any "
+        f"callable."
     )
     raise SettingError(msg)

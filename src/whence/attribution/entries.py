@@ -6,6 +6,7 @@ from typing import Any, final
 from whence.attribution.cam import GradCAM
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
+from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.path import IntegratedGradients
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
@@ -160,6 +161,61 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Xu, Venugopalan and Sundararajan (2020), arXiv:2004.03383, Eq. 4",
         ),
         make=BlurIG,
+    ),
+    Entry(
+        card=MethodCard(
+            name="grad-cam++",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="no",
+            reference="Chattopadhay et al. (2018), arXiv:1710.11063, Eq. 5 and 19",
+        ),
+        make=GradCAMPlusPlus,
+    ),
+    Entry(
+        card=MethodCard(
+            name="hires-cam",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="f(x) less its bias where the rest of the network is affine; otherwise no",
+            reference="Draelos and Carin (2020), arXiv:2011.08891, Eq. 4",
+        ),
+        make=HiResCAM,
+    ),
+    Entry(
+        card=MethodCard(
+            name="layer-cam",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="no",
+            reference="Jiang et al. (2021), doi:10.1109/TIP.2021.3089943, Eq. 5 and 6",
+        ),
+        make=LayerCAM,
+    ),
+    Entry(
+        card=MethodCard(
+            name="xgrad-cam",
+            family="activation map",
+            passes="0.5",
+            needs="a network",
+            complete="as hires-cam, without the ReLU",
+            reference="Fu et al. (2020), arXiv:2008.02312, Eq. 8",
+        ),
+        make=XGradCAM,
+    ),
+    Entry(
+        card=MethodCard(
+            name="score-cam",
+            family="activation map",
+            passes="0.5 per channel, and 1",
+            needs="a network",
+            complete="no",
+            reference="Wang et al. (2020), arXiv:1910.01279, Eq. 5 to 8",
+        ),
+        make=ScoreCAM,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
