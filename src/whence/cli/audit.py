@@ -151,7 +151,6 @@ def audit(  # noqa: PLR0913 - one argument for each option
     from whence.attribution import method_named
     from whence.recipes import audit as run
     from whence.recipes import load_case, load_subject
-    from whence.recipes.audit import DEFAULT_METHOD
     from whence.recipes.load import pairs
 
     chosen = places(queries)
@@ -166,7 +165,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
     units = loaded.preprocessing.normalisation
     case = load_case(loaded, train, test, train_labels=train_labels, test_labels=test_labels)
     how = (
-        DEFAULT_METHOD
+        None
         if method is None and not set_
         else method_named(
             method or "integrated-gradients", pairs(set_ or (), "steps=64"), normalisation=units

@@ -29,7 +29,7 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     k: int = 5,
     score: str = "grad-cos",
     parameters: str | Sequence[str] = "all",
-    method: Method | str = DEFAULT_METHOD,
+    method: Method | str | None = None,
     training_method: Method | str = "input-x-gradient",
     hold_weights: bool = True,
     preprocessing: Preprocessing | None = None,
@@ -62,7 +62,7 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         score: ``"grad-cos"`` or ``"grad-dot"``.
         parameters: Over which parameters gradients are compared: ``"all"``, ``"last-block"``,
             ``"last-layer"`` or patterns of names.
-        method: How pixels of test images are attributed.
+        method: How pixels of test images are attributed; :data:`DEFAULT_METHOD` if None.
         training_method: How pixels of training images are attributed.
         hold_weights: On training images, explain the inner product of the gradients alone, with
             the norms of a cosine as constants; see :func:`training_features`.
@@ -85,7 +85,9 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         k=k,
         score=score,
         parameters=parameters if isinstance(parameters, str) else tuple(parameters),
-        method=named(method, preprocessing_of(model, preprocessing)),
+        method=named(
+            DEFAULT_METHOD if method is None else method, preprocessing_of(model, preprocessing)
+        ),
         hold_weights=hold_weights,
         training_method=named(training_method, preprocessing_of(model, preprocessing)),
         batch_size=batch_size,
