@@ -344,6 +344,37 @@ def test_the_influence_is_a_scalar_function_for_any_method(setting):
     assert_equal(found.values, maps(case, 1).attribution.values)
 
 
+# ------------------------------------------------------------------------ held weights
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["smooth", "vit"])
+def test_with_held_weights_a_map_is_that_of_the_inner_product_alone(setting, scorer, name):
+    case = setting(name)
+    scores = case.influence(scorer)
+    found = maps(scores, 1, train=case.train, indices=[3, 1], hold_weights=True).attribution
+    product = maps(case, 1, scorer=Product(), indices=[3, 1]).attribution
+    factors = scores.scores[[3, 1], 1] / product.explained
+    assert_equal(found.explained, scores.scores[[3, 1], 1])
+    assert_equal(found.values, product.values * factors.view(2, 1, 1, 1), rtol=1e-9)
+
+
+def test_with_held_weights_cosines_add_up_to_the_score_where_there_are_no_biases(setting):
+    case = setting("without biases")
+    found = maps(case, method=InputXGradient(), hold_weights=True).attribution
+    assert_equal(found.total, case.influence().scores[:, 0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_weights_are_held_for_the_right_images(setting, batch_size):
+    case = setting()
+    scores = case.influence()
+    found = maps(
+        scores, train=case.train, indices=[2, 0, 3], hold_weights=True, batch_size=batch_size
+    )
+    assert_equal(found.attribution.explained, scores.scores[[2, 0, 3], 0])
+
+
 # ------------------------------------------------------------------------------- edges
 
 
