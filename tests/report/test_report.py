@@ -225,13 +225,13 @@ def test_a_model_from_a_file_is_called_by_its_last_part(fakes):
     assert Page(text).text.count("/some/where/nets.py:small") == 1
 
 
-def test_the_most_striking_region_comes_first(record):
-    weak, strong = (
+def test_regions_keep_the_order_of_the_record(record):
+    first, second = (
         dataclasses.replace(record.regions[0], mass=mass, label=label)
         for mass, label in ((0.1, 1), (0.7, 2))
     )
-    text = Page(render_report(dataclasses.replace(record, regions=(weak, strong)))).text
-    assert 0 < text.index("Class “2”") < text.index("Class “1”")
+    text = Page(render_report(dataclasses.replace(record, regions=(first, second)))).text
+    assert 0 < text.index("Class “1”") < text.index("Class “2”")
 
 
 def test_a_map_of_zeros_is_called_that(fakes):

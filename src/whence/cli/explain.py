@@ -227,6 +227,8 @@ def show(
     verbose: bool,
 ) -> None:
     """Print what was found: one line per image."""
+    from whence.report.words import brief_method
+
     names = result.model.classes
     rows = []
     for at, name in enumerate(result.names):
@@ -244,7 +246,7 @@ def show(
             )
         )
     say(table(rows))
-    say(faint(f"{result.method}, {result.cost:.4g} passes per image"))
+    say(faint(f"{brief_method(str(result.method))}, {result.cost:.4g} passes per image"))
     for name, reason in skipped:
         say(f"Left out {name}: {reason}")
     if verbose:

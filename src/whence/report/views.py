@@ -117,10 +117,7 @@ def audit_views(
         for at, query in enumerate(record.queries, start=1)
     )
     carried = _carried_maps(record.queries)
-    regions = tuple(
-        _region_view(one, classes, album, carried)
-        for one in sorted(record.regions, key=lambda one: -one.ratio)
-    )
+    regions = tuple(_region_view(one, classes, album, carried) for one in record.regions)
     suspected = tuple(
         _suspect_view(one, rank, classes, album)
         for rank, one in enumerate(record.suspect_labels, start=1)
