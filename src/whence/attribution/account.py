@@ -23,12 +23,15 @@ class Account:
         explained: ``f(images)``, if the method had to compute it; ``(b,)``.
         reference: What ``values`` add up to in each image when the method is exact, such as
             ``f(images) - f(baseline)``; None for methods without such a law; ``(b,)``.
+        absorbed: What biases took of it, for methods that share ``reference`` out layer by layer;
+            ``(b,)``.
     """
 
     values: Attributions
     passes: float
     explained: Scalars | None = None
     reference: Scalars | None = None
+    absorbed: Scalars | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,164 @@
+"""From a composite to rules for every operation of a network."""
+
+from collections.abc import Callable
+from typing import Any
+
+from whence.attribution.relevance import signals
+from whence.attribution.relevance.composites import Composite
+from whence.attribution.relevance.layers import LayerRule, layer_function
+from whence.attribution.relevance.rules import Flat, Pass, Square, ZBox
+from whence.network import Network, Place, Rule, places
+from whence.network.operations import VIEWS
+
+__all__ = ["layer_rules", "relevance_rules"]
+
+LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
+
+CURVES = frozenset(
+    [
+        *("silu", "gelu", "mish", "hardswish", "elu", "selu", "celu", "tanh", "relu6", "hardtanh"),
+        *("softsign", "tanhshrink", "hardshrink", "softshrink", "square", "sqrt", "pow"),
+        *("clamp", "clamp_min", "clamp_max"),
+    ]
+)
+"""Element-wise functions; relevance passes them."""
+
+RECTIFIERS = frozenset({"relu", "leaky_relu"})
+"""Element-wise functions whose gradient passes relevance on already."""
+
+GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
+"""Functions whose result says how much of another signal to let through."""
+
+LINEAR = frozenset(
+    [
+        *VIEWS,
+        *RECTIFIERS,
+        *GATES,
+        *("add", "sub", "rsub", "neg", "sum", "mean", "cumsum", "cat", "stack", "clone", "to"),
+        *("_to_copy", "type_as", "lift_fresh_copy", "dropout", "feature_dropout", "prelu", "abs"),
+        *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
+        *("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d"),
+        *("amax", "amin", "max", "maximum", "minimum", "norm", "linalg_vector_norm"),
+        *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "interpolate"),
+        *("roll", "flip", "repeat", "repeat_interleave", "movedim", "t", "index", "index_select"),
+        *("gather", "where", "masked_fill", "pad", "constant_pad_nd", "im2col", "col2im"),
+        *("unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu"),
+        *("diagonal", "mul", "div", "matmul", "mm", "bmm", "addcmul", "addmm", "einsum"),
+        *("gt", "ge", "lt", "le", "eq", "ne", "sym_size", "argmax", "zeros_like", "ones_like"),
+        *("new_zeros", "new_ones", "new_full", "full_like", "with_contiguous_gradient"),
+    ]
+)
+"""Operations whose gradient hands relevance on as it should: what they do is linear in their
+signal, or picks from it. Products of two signals among them have rules of their own."""
+
+OWN = frozenset(
+    {"scaled_dot_product_attention", "batch_norm", "layer_norm", "group_norm", "rms_norm"}
+)
+"""Operations with a rule of their own."""
+
+
+def both(place: Place) -> bool:
+    """Return whether the first two arguments depend on the images."""
+    return len(place.sources) > 1 and bool(place.sources[0]) and bool(place.sources[1])
+
+
+def gate_first(place: Place) -> bool:
+    """Return whether the first factor is a gate for the second."""
+    return both(place) and place.sources[0] in GATES and place.sources[1] not in GATES
+
+
+def gate_second(place: Place) -> bool:
+    """Return whether the second factor is a gate for the first."""
+    return both(place) and place.sources[1] in GATES and place.sources[0] not in GATES
+
+
+def second(place: Place) -> bool:
+    """Return whether the second argument depends on the images."""
+    return len(place.sources) > 1 and bool(place.sources[1])
+
+
+def only_first(place: Place) -> bool:
+    """Return whether the first argument depends on the images, and the second does not."""
+    return len(place.sources) > 1 and bool(place.sources[0]) and not place.sources[1]
+
+
+def follows(chosen: dict[Place, LayerRule], rule: LayerRule) -> Callable[[Place], bool]:
+    """Return whether a layer was chosen to follow a rule."""
+    return lambda place: chosen.get(place) == rule
+
+
+def rule(
+    operations: str,
+    function: Callable[..., Any],
+    where: Callable[[Place], bool] | None = None,
+) -> Rule:
+    """Return a rule for operations named in a text."""
+    names = frozenset(operations.split())
+    return (
+        Rule(operations=names, function=function)
+        if where is None
+        else Rule(operations=names, function=function, where=where)
+    )
+
+
+def layer_rules(network: Network, composite: Composite) -> tuple[LayerRule, ...]:
+    """Return the rule of each convolution and linear layer of a network, in order."""
+    return tuple(
+        composite.rule_at(place) for place in places(network.module) if place.name in LAYERS
+    )
+
+
+def relevance_rules(
+    network: Network, composite: Composite, *, weights: bool, bias: bool
+) -> list[Rule]:
+    """Return what every operation of a network does with relevance.
+
+    Args:
+        network: The network, read or folded.
+        composite: The rules of its layers.
+        weights: Whether relevance flows through attention weights (AttnLRP).
+        bias: Whether biases take their share.
+    """
+    found = places(network.module)
+    layers = [place for place in found if place.name in LAYERS and not second(place)]
+    chosen = {place: composite.rule_at(place) for place in layers}
+    made = [
+        Rule(
+            operations=LAYERS,
+            function=layer_function(each, bias=bias),
+            where=follows(chosen, each),
+        )
+        for each in dict.fromkeys(chosen.values())
+    ]
+    inside = any(
+        isinstance(each, (Flat, Square, ZBox, Pass)) and place.depth > 0
+        for place, each in chosen.items()
+    )
+    curves = CURVES | RECTIFIERS if inside else CURVES
+    known = LINEAR | CURVES | OWN
+    unknown = {p.name for p in found if p.name not in known and (p.name not in LAYERS or second(p))}
+    return [
+        *made,
+        *signal_rules(weights=weights, bias=bias),
+        Rule(operations=curves, function=signals.passed),
+        *(rule(name, signals.blocked_function(name)) for name in sorted(unknown)),
+    ]
+
+
+def signal_rules(*, weights: bool, bias: bool) -> list[Rule]:
+    """Return the rules of what is neither a layer nor an activation."""
+    made = [
+        rule("mul", signals.product_with_gate(0), gate_first),
+        rule("mul", signals.product_with_gate(1), gate_second),
+        rule("mul", signals.product, both),
+        rule("matmul mm bmm", signals.matrix_product, both),
+        rule("div", signals.divided, second),
+        rule("add", signals.sum_function(1, bias=bias), only_first),
+        rule("sub", signals.sum_function(-1, bias=bias), only_first),
+        rule("scaled_dot_product_attention", signals.attention(weights=weights)),
+        rule("batch_norm", signals.batch_norm_function(bias=bias)),
+        rule("layer_norm", signals.layer_norm_function(bias=bias)),
+        rule("group_norm", signals.group_norm_function(bias=bias)),
+        rule("rms_norm", signals.rms_norm),
+    ]
+    return made if weights else [*made, rule("softmax _softmax", signals.constant)]
