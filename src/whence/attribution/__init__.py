@@ -1,6 +1,7 @@
 """Which pixels: methods that turn a scalar function and images into one value per pixel."""
 
 from whence.attribution.account import Account, Accountable
+from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
@@ -17,6 +18,7 @@ __all__ = [
     "IDGI",
     "Account",
     "Accountable",
+    "AttentionRollout",
     "Attribution",
     "BlurIG",
     "Entry",
@@ -35,6 +37,7 @@ __all__ = [
     "ScoreCAM",
     "SmoothGrad",
     "SmoothGradSquared",
+    "TransformerAttribution",
     "VarGrad",
     "XGradCAM",
     "attribute",

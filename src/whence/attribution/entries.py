@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, final
 
+from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
@@ -216,6 +217,28 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Wang et al. (2020), arXiv:1910.01279, Eq. 5 to 8",
         ),
         make=ScoreCAM,
+    ),
+    Entry(
+        card=MethodCard(
+            name="attention-rollout",
+            family="attention",
+            passes="0.5",
+            needs="a network",
+            complete="1, with class and register tokens counted",
+            reference="Abnar and Zuidema (2020), arXiv:2005.00928, section 3",
+        ),
+        make=AttentionRollout,
+    ),
+    Entry(
+        card=MethodCard(
+            name="transformer-attribution",
+            family="attention",
+            passes="1",
+            needs="a network",
+            complete="no",
+            reference="Chefer, Gur and Wolf (2021), arXiv:2103.15679, Eq. 5 and 6",
+        ),
+        make=TransformerAttribution,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
