@@ -11,7 +11,7 @@ from whence.attribution import InputXGradient, IntegratedGradients
 from whence.core import Margin, ModelScalar, TensorData, logit
 from whence.influence import GradCos, GradDot, Influence, influence
 from whence.network import Network
-from whence.training_features import influence_fn
+from whence.training_features import held_weights, influence_fn
 
 __all__ = ["rows"]
 
@@ -88,6 +88,15 @@ def training_rows(
     )
     dot = influence(network, train, queries[:1], target.at(torch.tensor([0])), scorer=GradDot())
     cos = found["grad-cos"]
+    held = held_weights(cos, torch.arange(len(images))).to(device)
+    yield paired(
+        map_of(cos, labels, images, held),
+        step,
+        name="Grad-Cos training-feature maps, weights held, per image",
+        against="one training step",
+        goal=2.0,
+        rounds=7,
+    )
     for title, scores, goal in (("Grad-Dot", dot, 2.0), ("Grad-Cos", cos, None)):
         maps = map_of(scores, labels, images)
         yield paired(
@@ -121,9 +130,11 @@ class Prepared:
         return recorded.dot(self.made.queries.blocks) * weights[:, None]
 
 
-def map_of(scores: Influence, labels: Tensor, images: Tensor) -> Callable[[], Tensor]:
+def map_of(
+    scores: Influence, labels: Tensor, images: Tensor, weights: Tensor | None = None
+) -> Callable[[], Tensor]:
     """Return the work of mapping a batch that shares a query."""
-    f = influence_fn(scores, 0, labels)
+    f = influence_fn(scores, 0, labels, weights)
 
     def work() -> Tensor:
         leaf = images.detach().requires_grad_()
