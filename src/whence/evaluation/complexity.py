@@ -15,7 +15,7 @@ class Gini:
     r"""The Gini coefficient of the absolute values of an image's pixels.
 
     .. math:: G = \frac{\sum_{ij} |v_i - v_j|}{2 n \sum_i v_i}, \qquad
-              v_i = |\textstyle\sum_c a_{ci}|
+              v_i = |\sum_c a_{ci}|
 
     Exact, and unchanged if the map is scaled. It says how concentrated a map is, not whether it
     is right. NaN for a map that is zero everywhere.
