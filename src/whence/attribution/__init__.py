@@ -9,6 +9,7 @@ from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
+from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
@@ -16,6 +17,7 @@ from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 __all__ = [
     "CATALOGUE",
     "IDGI",
+    "RISE",
     "Account",
     "Accountable",
     "AttentionRollout",
@@ -32,6 +34,7 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LayerCAM",
+    "Occlusion",
     "Quadrature",
     "References",
     "ScoreCAM",

@@ -17,13 +17,23 @@ from torch import Tensor
 from whence.core import Images, ScalarFn
 from whence.errors import SettingError
 
-__all__ = ["Pace", "check_batch_size", "first_rows", "memory_budget", "planned_rows"]
+__all__ = [
+    "Pace",
+    "check_batch_size",
+    "first_rows",
+    "forward_pace",
+    "memory_budget",
+    "planned_rows",
+]
 
 GUESS = 512
 """Memory of a pass per row, as a multiple of the image's own: above what most networks keep."""
 
 LEAST = 8
 """The same, at least: what gradients and images themselves take, however little is kept."""
+
+FORWARD_ONLY = 8
+"""How many times more rows fit where no gradient is wanted: two layers' activations, not all."""
 
 GIBIBYTE = 2**30
 
@@ -120,6 +130,12 @@ class Pace:
             yield
         self.size = planned_rows(self.images, self.limit, sum(kept.values()), rows)
         self.settled = True
+
+
+def forward_pace(f: ScalarFn, images: Images, batch_size: int | None) -> Pace:
+    """Return the pace of forwards without gradients, which keep next to nothing."""
+    budget = FORWARD_ONLY * memory_budget(images.device)
+    return Pace(f=f, images=images, batch_size=batch_size, budget=budget)
 
 
 def unchanged(tensor: Tensor) -> Tensor:

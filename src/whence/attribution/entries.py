@@ -9,6 +9,7 @@ from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
+from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.core import MethodCard
@@ -239,6 +240,28 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Chefer, Gur and Wolf (2021), arXiv:2103.15679, Eq. 5 and 6",
         ),
         make=TransformerAttribution,
+    ),
+    Entry(
+        card=MethodCard(
+            name="occlusion",
+            family="perturbation",
+            passes="0.5 per window, and 0.5",
+            needs="any callable",
+            complete="no",
+            reference="Zeiler and Fergus (2014), arXiv:1311.2901, section 4.2",
+        ),
+        make=Occlusion,
+    ),
+    Entry(
+        card=MethodCard(
+            name="rise",
+            family="perturbation",
+            passes="0.5 per mask (2000)",
+            needs="any callable",
+            complete="no",
+            reference="Petsiuk, Das and Saenko (2018), arXiv:1806.07421, Eq. 6",
+        ),
+        make=RISE,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""

@@ -17,6 +17,7 @@ __all__ = [
     "Gradient",
     "InputXGradient",
     "evaluate",
+    "observing",
     "owned",
     "recording",
     "value_and_gradient",
@@ -27,6 +28,13 @@ __all__ = [
 def recording() -> Iterator[None]:
     """Record gradients, whatever the caller's mode (``no_grad``, ``inference_mode``)."""
     with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def observing() -> Iterator[None]:
+    """Record no gradients, and make tensors that can be used anywhere, whatever the mode."""
+    with torch.inference_mode(mode=False), torch.no_grad():
         yield
 
 
@@ -96,7 +104,7 @@ def check_values(values: Tensor, count: int) -> None:
 def evaluate(f: ScalarFn, images: Images, pace: Pace) -> Scalars:
     """Return ``f(images)``, detached: half a pass."""
     parts = []
-    with torch.inference_mode(mode=False), torch.no_grad():
+    with observing():
         for start, stop in pace.spans(len(images)):
             rows = torch.arange(start, stop, device=images.device)
             values = f.at(rows)(images[start:stop].clone())
