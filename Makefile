@@ -37,7 +37,7 @@ lint: $(FULL) ## Ruff, formatting, mypy --strict, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 bench: $(FULL) ## The speed table, each row measured beside its reference
 	$(BIN)/python -m benchmarks

@@ -5,12 +5,12 @@ more candidates than are needed and score those exactly.
 """
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from whence import __version__
 from whence.core import ImageData, Images, Margin, Progress, Target, check_images, silent
 from whence.errors import MismatchError, RecordError
 from whence.gradients import Projection, Projector, Recorder, flat
@@ -146,7 +146,7 @@ def provenance_of(recorder: Recorder, train: ImageData, projection: Projection) 
             "dimension": projection.dimension,
             "seed": projection.seed,
         },
-        code=__version__,
+        code=version("whence"),
     )
 
 
