@@ -24,6 +24,7 @@ MAY_TOUCH_A_MODEL = {
 
 DOORS = {
     "ray": "execution/ray.py",
+    "skimage": "attribution/superpixels.py",
     "sklearn": "adapters/tables.py",
     "timm": "adapters/timm.py",
     "torchvision": "adapters/torchvision.py",

@@ -4,6 +4,7 @@ from whence.attribution.account import Account, Accountable
 from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
+from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
@@ -13,11 +14,14 @@ from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
+from whence.attribution.superpixels import SLIC, Grid, Superpixels, superpixels_named
 
 __all__ = [
     "CATALOGUE",
     "IDGI",
+    "LIME",
     "RISE",
+    "SLIC",
     "Account",
     "Accountable",
     "AttentionRollout",
@@ -29,10 +33,12 @@ __all__ = [
     "GradCAMPlusPlus",
     "Gradient",
     "GradientSHAP",
+    "Grid",
     "GuidedIG",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
     "Occlusion",
     "Quadrature",
@@ -40,6 +46,7 @@ __all__ = [
     "ScoreCAM",
     "SmoothGrad",
     "SmoothGradSquared",
+    "Superpixels",
     "TransformerAttribution",
     "VarGrad",
     "XGradCAM",
@@ -50,4 +57,5 @@ __all__ = [
     "refined",
     "relative_gap",
     "settings_of",
+    "superpixels_named",
 ]

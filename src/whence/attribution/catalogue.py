@@ -7,6 +7,13 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from whence.attribution.entries import ENTRIES, Entry
+from whence.attribution.superpixels import (
+    SLIC,
+    Grid,
+    Superpixels,
+    superpixels_named,
+    superpixels_written,
+)
 from whence.core import BASELINES, Baseline, Method, MethodCard, Normalisation, baseline_named
 from whence.errors import SettingError
 
@@ -60,6 +67,8 @@ def written(value: object) -> str:
     for entry in CATALOGUE:
         if isinstance(value, entry.make):
             return entry.card.name
+    if isinstance(value, (Grid, SLIC)):
+        return superpixels_written(value)
     for name in BASELINES:
         if value == baseline_named(name):
             return name
@@ -105,6 +114,8 @@ def read(value: Setting, hint: Any, where: str, normalisation: Normalisation | N
     """Return a setting's value as the type that its field has."""
     if hint is Baseline:
         return baseline_named(str(value), normalisation)
+    if hint is Superpixels:
+        return superpixels_named(str(value))
     if hint is Method:
         return method_named(str(value), normalisation=normalisation)
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -5,6 +5,7 @@ from typing import Any, final
 
 from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
+from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
@@ -262,6 +263,28 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Petsiuk, Das and Saenko (2018), arXiv:1806.07421, Eq. 6",
         ),
         make=RISE,
+    ),
+    Entry(
+        card=MethodCard(
+            name="kernel-shap",
+            family="perturbation",
+            passes="0.5 per coalition (1000), and 1",
+            needs="any callable",
+            complete="f(x) - f(fill)",
+            reference="Lundberg and Lee (2017), arXiv:1705.07874, theorem 2",
+        ),
+        make=KernelSHAP,
+    ),
+    Entry(
+        card=MethodCard(
+            name="lime",
+            family="perturbation",
+            passes="0.5 per sample (1000)",
+            needs="any callable",
+            complete="no",
+            reference="Ribeiro, Singh and Guestrin (2016), arXiv:1602.04938, Eq. 1",
+        ),
+        make=LIME,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
