@@ -74,6 +74,7 @@ def find_regions(
     fewest: int = 8,
     ratio: float = 2.0,
     agreement: float = 0.5,
+    least: float = 0.1,
     most: int = 2,
 ) -> tuple[RegionRecord, ...]:
     """Return regions that keep carrying influence across the training images of a class.
@@ -93,6 +94,7 @@ def find_regions(
         fewest: Different images that must agree; more than one prediction's proponents.
         ratio: The mass inside must be this many times the box's share of the area.
         agreement: Share of the maps that must reach this ratio.
+        least: The box must hold at least this share of the mass.
         most: Regions of one class, at most.
     """
     found: list[RegionRecord] = []
@@ -109,7 +111,8 @@ def find_regions(
             agreeing = inside >= ratio * area
             rest = rest.copy()
             rest[box[1] : box[3], box[0] : box[2]] = 0
-            if agreeing.sum() < fewest or agreeing.mean() < agreement:
+            enough = agreeing.sum() >= fewest and agreeing.mean() >= agreement
+            if not enough or inside.mean() < max(least, ratio * area):
                 continue
             carriers = [m for m, agrees in zip(single, agreeing, strict=True) if agrees]
             found.append(
