@@ -123,7 +123,7 @@ def test_a_composite_is_zennits(
         (AlphaBeta(alpha=3, beta=2), lambda z: z.AlphaBeta(alpha=3, beta=2)),
         (AlphaBeta(), lambda z: z.ZPlus()),
     ],
-    ids=str,
+    ids=["epsilon", "gamma", "alpha-beta", "z-plus"],
 )
 def test_a_rule_on_every_layer_is_zennits(ours, make, zennit, models, scalar, images, classes):
     model = models["vgg"]()
