@@ -4,6 +4,7 @@ from whence.attribution.account import Account, Accountable
 from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
+from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
@@ -27,6 +28,7 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "BlurIG",
+    "ClassContrast",
     "Entry",
     "ExpectedGradients",
     "GradCAM",

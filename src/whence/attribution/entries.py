@@ -5,6 +5,7 @@ from typing import Any, final
 
 from whence.attribution.attention import AttentionRollout, TransformerAttribution
 from whence.attribution.cam import GradCAM
+from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
@@ -285,6 +286,17 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Ribeiro, Singh and Guestrin (2016), arXiv:1602.04938, Eq. 1",
         ),
         make=LIME,
+    ),
+    Entry(
+        card=MethodCard(
+            name="class-contrast",
+            family="contrast",
+            passes="0.5, and the inner method's",
+            needs="any callable",
+            complete="as the inner method's, for the mixture of logits",
+            reference="Wang and Wang (2022), NeurIPS, Eq. 5 to 8",
+        ),
+        make=ClassContrast,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
