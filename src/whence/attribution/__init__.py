@@ -14,6 +14,7 @@ from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
+from whence.attribution.soundness import SoundnessSaliency
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.attribution.superpixels import SLIC, Grid, Superpixels, superpixels_named
 
@@ -48,6 +49,7 @@ __all__ = [
     "ScoreCAM",
     "SmoothGrad",
     "SmoothGradSquared",
+    "SoundnessSaliency",
     "Superpixels",
     "TransformerAttribution",
     "VarGrad",

@@ -13,6 +13,7 @@ from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCA
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients
+from whence.attribution.soundness import SoundnessSaliency
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.core import MethodCard
 
@@ -297,6 +298,17 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Wang and Wang (2022), NeurIPS, Eq. 5 to 8",
         ),
         make=ClassContrast,
+    ),
+    Entry(
+        card=MethodCard(
+            name="soundness-saliency",
+            family="mask",
+            passes="steps (2000), times draws (10) from a bank",
+            needs="any callable",
+            complete="no",
+            reference="Gupta et al. (2022), arXiv:2211.02912; Kadir et al. (2023), 2307.02150",
+        ),
+        make=SoundnessSaliency,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
