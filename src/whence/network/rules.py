@@ -1,7 +1,7 @@
 """Rules: the backward pass of chosen operations is replaced."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from whence.network import rewrite
+from whence.network.layout import BatchAxis, batch_axes
 from whence.network.operations import module_path, name_of
 
 __all__ = [
@@ -41,6 +42,7 @@ class Place:
             last layer.
         sources: For each argument, the operation that made it, or ``""`` where the argument does
             not depend on the images.
+        batch: Where the batch is in its value; filled in for rules that are made by place.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Place:
     depth: int = 0
     height: int = 0
     sources: tuple[str, ...] = ()
+    batch: BatchAxis | None = None
 
 
 def everywhere(place: Place) -> bool:
@@ -67,11 +70,14 @@ class Rule:
         function: Called as ``function(operation, *args)`` in place of ``operation(*args)``. It
             must return the same value; what autograd does with it is the rule.
         where: Which of these operations; all by default.
+        by_place: Whether ``function`` is first called with the place of each operation, and
+            returns the function to call there.
     """
 
     operations: frozenset[str]
     function: Callable[..., Any]
     where: Callable[[Place], bool] = field(default=everywhere)
+    by_place: bool = False
 
 
 def under(module: GraphModule, rules: Sequence[Rule]) -> GraphModule:
@@ -81,11 +87,14 @@ def under(module: GraphModule, rules: Sequence[Rule]) -> GraphModule:
     """
     graph, _ = rewrite.copied(module.graph)
     rewrite.functional(graph)
+    axes = batch_axes(graph) if any(rule.by_place for rule in rules) else {}
     for node, place in placed(graph).items():
         for rule in rules:
             if place.name in rule.operations and rule.where(place):
-                name = node.name
-                rewrite.replaced(graph, node, rule.function, node.target).name = name
+                function, name = rule.function, node.name
+                if rule.by_place:
+                    function = function(replace(place, batch=axes.get(node)))
+                rewrite.replaced(graph, node, function, node.target).name = name
                 break
     return rewrite.compiled(module, graph)
 

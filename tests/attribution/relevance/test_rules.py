@@ -15,6 +15,7 @@ from whence.attribution.relevance import (
 )
 from whence.attribution.relevance.layers import LinearMap, layer_function
 from whence.errors import SettingError
+from whence.network import Place
 
 LAYERS = {
     "linear": (nn.Linear(12, 7), (4, 12)),
@@ -25,6 +26,7 @@ LAYERS = {
     "one axis": (nn.Conv1d(2, 3, 3, padding=1), (2, 2, 7)),
 }
 LOW, HIGH = -4.0, 5.0
+PLACE = Place(name="conv2d", path="layer", first=True)
 
 
 def operation_of(layer):
@@ -95,7 +97,7 @@ def relevance_through(rule, layer, inputs, relevance, *, bias=True):
     """Return what the inputs receive, by the rule as it runs."""
     operation, settings = operation_of(layer)
     leaf = inputs.clone().requires_grad_()
-    function = layer_function(rule, bias=bias)
+    function = layer_function(rule, PLACE, bias=bias)
     values = function(operation, leaf, layer.weight, layer.bias, *settings)
     torch.testing.assert_close(values, layer(inputs))
     (multiplier,) = torch.autograd.grad(values, leaf, relevance / values.detach())
@@ -205,7 +207,7 @@ def test_relevance_that_a_rule_gives_to_zeros_is_not_lost():
     layer, inputs, relevance = case("linear", "positive")
     inputs[:, ::2] = 0
     leaf = inputs.clone().requires_grad_()
-    values = layer_function(Flat(), bias=True)(
+    values = layer_function(Flat(), PLACE, bias=True)(
         torch.ops.aten.linear.default, leaf, layer.weight, layer.bias
     )
     (multiplier,) = torch.autograd.grad(values, leaf, relevance / values.detach())

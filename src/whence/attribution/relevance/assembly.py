@@ -1,13 +1,14 @@
 """From a composite to rules for every operation of a network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from whence.attribution.relevance import signals
 from whence.attribution.relevance.composites import Composite
 from whence.attribution.relevance.layers import LayerRule, layer_function
 from whence.attribution.relevance.rules import Flat, Pass, Square, ZBox
-from whence.network import Network, Place, Rule, places
+from whence.network import Network, Place, Rule, everywhere, places
 from whence.network.operations import VIEWS
 
 __all__ = ["layer_rules", "relevance_rules"]
@@ -141,8 +142,9 @@ def relevance_rules(
     made = [
         Rule(
             operations=LAYERS,
-            function=layer_function(each, bias=bias),
+            function=partial(layer_function, each, bias=bias),
             where=follows(chosen, each),
+            by_place=True,
         )
         for each in dict.fromkeys(chosen.values())
     ]
@@ -163,18 +165,29 @@ def relevance_rules(
 
 def signal_rules(*, weights: bool, bias: bool) -> list[Rule]:
     """Return the rules of what is neither a layer nor an activation."""
+    shifts: list[tuple[str, Callable[..., Any], Callable[[Place], bool]]] = [
+        ("add", partial(signals.sum_function, 1), only_first),
+        ("sub", partial(signals.sum_function, -1), only_first),
+        ("batch_norm", signals.batch_norm_function, everywhere),
+        ("layer_norm", signals.layer_norm_function, everywhere),
+        ("group_norm", signals.group_norm_function, everywhere),
+    ]
     made = [
+        *(
+            Rule(
+                operations=frozenset({name}),
+                function=partial(function, bias=bias),
+                where=where,
+                by_place=True,
+            )
+            for name, function, where in shifts
+        ),
         rule("mul", signals.product_with_gate(0), gate_first),
         rule("mul", signals.product_with_gate(1), gate_second),
         rule("mul", signals.product, both),
         rule("matmul mm bmm", signals.matrix_product, both),
         rule("div", signals.divided, second),
-        rule("add", signals.sum_function(1, bias=bias), only_first),
-        rule("sub", signals.sum_function(-1, bias=bias), only_first),
         rule("scaled_dot_product_attention", signals.attention(weights=weights)),
-        rule("batch_norm", signals.batch_norm_function(bias=bias)),
-        rule("layer_norm", signals.layer_norm_function(bias=bias)),
-        rule("group_norm", signals.group_norm_function(bias=bias)),
         rule("rms_norm", signals.rms_norm),
     ]
     return made if weights else [*made, rule("softmax _softmax", signals.constant)]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import grad
 
+from whence.network import Place
+
 __all__ = [
     "LEDGER",
     "LayerRule",
@@ -24,17 +26,18 @@ __all__ = [
 TINY = 1e-30
 """What stands for a value of exactly zero where relevance is divided by it and multiplied again."""
 
-Ledger = list[Tensor]
-"""The relevance that biases took, one entry ``(b,)`` per operation."""
+Ledger = list[tuple[Place, Tensor]]
+"""The relevance that biases took: operations, and ``(b, ...)`` for each."""
 
 LEDGER: ContextVar[Ledger | None] = ContextVar("LEDGER", default=None)
 """Where operations note what biases take, if anybody asked."""
 
 
-def note(ledger: Ledger | None, taken: Tensor) -> None:
-    """Note the relevance ``(b, ...)`` that biases took, if anybody asked."""
+def note(ledger: Ledger | None, place: Place, taken: Tensor) -> None:
+    """Note the relevance that biases took, shaped like the operation's value, if anybody asked."""
     if ledger is not None:
-        ledger.append(taken.flatten(1).sum(dim=1))
+        rows = taken if place.batch is None else place.batch.to_front(taken)
+        ledger.append((place, rows.flatten(1).sum(dim=1)))
 
 
 def stable(values: Tensor, epsilon: float) -> Tensor:
@@ -134,11 +137,12 @@ class LayerRule(Protocol):
         ...
 
 
-def layer_function(rule: LayerRule, *, bias: bool) -> Callable[..., Tensor]:
+def layer_function(rule: LayerRule, place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return the function that stands for a layer under a rule; see :class:`whence.network.Rule`.
 
     Args:
         rule: How the layer hands relevance down.
+        place: Where it stands.
         bias: Whether the bias takes its share; otherwise the inputs receive that too.
     """
 
@@ -150,7 +154,7 @@ def layer_function(rule: LayerRule, *, bias: bool) -> Callable[..., Tensor]:
         *settings: Any,  # noqa: ANN401 - stride, padding, dilation, groups
     ) -> Tensor:
         return Ruled.apply(  # type: ignore[no-any-return,no-untyped-call]
-            inputs, weight, offset, operation, settings, rule, bias
+            inputs, weight, offset, operation, settings, rule, place, bias
         )
 
     return ruled
@@ -168,12 +172,13 @@ class Ruled(torch.autograd.Function):
         operation: Callable[..., Tensor],
         settings: tuple[Any, ...],
         rule: LayerRule,
+        place: Place,
         takes: bool,  # noqa: FBT001 - apply() knows no keywords
     ) -> Tensor:
         values = operation(inputs, weight, offset, *settings)
         ctx.save_for_backward(inputs, weight, offset, values)
         ctx.layer = LinearMap(operation=operation, settings=settings, shape=inputs.shape)
-        ctx.rule, ctx.takes, ctx.ledger = rule, takes, LEDGER.get()
+        ctx.rule, ctx.place, ctx.takes, ctx.ledger = rule, place, takes, LEDGER.get()
         return values
 
     @staticmethod
@@ -183,7 +188,8 @@ class Ruled(torch.autograd.Function):
         bias = None if offset is None else offset.view(-1, *[1] * max(0, weight.ndim - 2))
         if bias is not None and not ctx.takes:
             values, bias = values - bias, None
-            note(ctx.ledger, relevance * (values == 0))  # nothing but the bias made these outputs
+            # nothing but the bias made outputs that are zero without it
+            note(ctx.ledger, ctx.place, relevance * (values == 0))
         at = Weighed(
             layer=ctx.layer,
             inputs=inputs,
@@ -194,5 +200,5 @@ class Ruled(torch.autograd.Function):
         )
         multiplier, taken = ctx.rule(at)
         if taken is not None:
-            note(ctx.ledger, taken)
-        return (multiplier, *[None] * 6)
+            note(ctx.ledger, ctx.place, taken)
+        return (multiplier, *[None] * 7)

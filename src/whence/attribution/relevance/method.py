@@ -162,7 +162,9 @@ def shared_out(
     (seed,) = torch.autograd.grad(values, logits, ones, retain_graph=True)
     (multiplier,) = torch.autograd.grad(logits, displacement, seed)
     logits = logits.detach()
-    taken = sum(ledger, start=torch.zeros_like(values.detach()))
+    taken = torch.zeros_like(values.detach())
+    for _, rows in ledger:
+        taken = taken + rows
     return (
         unzero(images) * multiplier,
         values.detach(),

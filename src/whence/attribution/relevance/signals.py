@@ -12,6 +12,7 @@ from torch import Tensor
 
 from whence.attribution.relevance.layers import LEDGER, note, stable, unzero
 from whence.errors import UnsupportedOperation
+from whence.network import Place
 
 __all__ = [
     "attention",
@@ -143,31 +144,31 @@ class Shifted(torch.autograd.Function):
     """Values plus a shift, of which the shift takes its share of relevance, or none."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, shift: Tensor, takes: bool) -> Tensor:  # noqa: ANN401, FBT001
-        ctx.takes, ctx.ledger = takes, LEDGER.get()
+    def forward(ctx: Any, values: Tensor, shift: Tensor, place: Place, takes: bool) -> Tensor:  # noqa: ANN401, FBT001
+        ctx.takes, ctx.place, ctx.ledger = takes, place, LEDGER.get()
         ctx.save_for_backward(*([shift] if takes else [values, shift]))
         return values + shift
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (gradient,) = gradients
         if ctx.takes:
             (shift,) = ctx.saved_tensors
-            note(ctx.ledger, gradient * shift)
-            return gradient, None, None
+            note(ctx.ledger, ctx.place, gradient * shift)
+            return gradient, None, None, None
         values, shift = ctx.saved_tensors
-        note(ctx.ledger, gradient * shift * (values == 0))
-        return gradient * (values + shift) / stable(values, STABLE), None, None
+        note(ctx.ledger, ctx.place, gradient * shift * (values == 0))
+        return gradient * (values + shift) / stable(values, STABLE), None, None, None
 
 
-def shifted(values: Tensor, shift: Tensor | None, *, takes: bool) -> Tensor:
+def shifted(values: Tensor, shift: Tensor | None, place: Place, *, takes: bool) -> Tensor:
     """Return values plus a shift, if there is one."""
     if shift is None:
         return values
-    return Shifted.apply(values, shift, takes)  # type: ignore[no-any-return,no-untyped-call]
+    return Shifted.apply(values, shift, place, takes)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def sum_function(sign: int, *, bias: bool) -> Callable[..., Tensor]:
+def sum_function(sign: int, place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return a sum (1) or difference (-1) of a signal and a constant, which is a bias."""
 
     def with_constant(
@@ -180,12 +181,12 @@ def sum_function(sign: int, *, bias: bool) -> Callable[..., Tensor]:
             other = one.new_tensor(other)
         if more or not one.requires_grad or one.shape != operation(one, other).shape:
             return operation(one, other, **more)
-        return shifted(one, sign * other, takes=bias)
+        return shifted(one, sign * other, place, takes=bias)
 
     return with_constant
 
 
-def batch_norm_function(*, bias: bool) -> Callable[..., Tensor]:
+def batch_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return a batch norm that is a scale and a shift, and the shift a bias."""
 
     def batch_norm(
@@ -205,12 +206,12 @@ def batch_norm_function(*, bias: bool) -> Callable[..., Tensor]:
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if offset is None else offset - mean * scale
         axes = (-1, *[1] * (values.ndim - 2))
-        return shifted(values * scale.view(axes), shift.view(axes), takes=bias)
+        return shifted(values * scale.view(axes), shift.view(axes), place, takes=bias)
 
     return batch_norm
 
 
-def layer_norm_function(*, bias: bool) -> Callable[..., Tensor]:
+def layer_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return a layer norm whose deviation counts as a constant and whose shift is a bias."""
 
     def layer_norm(
@@ -225,12 +226,12 @@ def layer_norm_function(*, bias: bool) -> Callable[..., Tensor]:
         del operation, rest
         normal = standardised(values, list(range(-len(shape), 0)), eps)
         normal = normal if weight is None else normal * weight
-        return shifted(normal, offset, takes=bias)
+        return shifted(normal, offset, place, takes=bias)
 
     return layer_norm
 
 
-def group_norm_function(*, bias: bool) -> Callable[..., Tensor]:
+def group_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return a group norm whose deviation counts as a constant and whose shift is a bias."""
 
     def group_norm(
@@ -247,7 +248,7 @@ def group_norm_function(*, bias: bool) -> Callable[..., Tensor]:
         normal = standardised(grouped, [2], eps).view_as(values)
         axes = (-1, *[1] * (values.ndim - 2))
         normal = normal if weight is None else normal * weight.view(axes)
-        return shifted(normal, None if offset is None else offset.view(axes), takes=bias)
+        return shifted(normal, None if offset is None else offset.view(axes), place, takes=bias)
 
     return group_norm
 

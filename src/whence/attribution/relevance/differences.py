@@ -1,0 +1,286 @@
+r"""Differences: every operation shares out how far its value is from its value at a baseline.
+
+A multiplier :math:`m_i` of an input says how much of the output's difference belongs to each unit
+of the input's: :math:`\sum_i m_i \Delta x_i = \Delta y`. For a linear operation it is the
+gradient. The baseline goes through the network first and leaves what it was at the operations
+that are not linear on a tape; the images follow and read it there, operation by operation. So
+neither the batch nor its layout changes, and only the images have a way back.
+"""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "TAPE",
+    "Tape",
+    "attention",
+    "elementwise",
+    "inverse",
+    "max_pool",
+    "norm_function",
+    "product",
+    "quotient",
+    "softmax",
+]
+
+
+@final
+@dataclass(kw_only=True)
+class Tape:
+    """What the baseline was at each operation, in the order of the operations."""
+
+    entries: list[tuple[Tensor, ...]] = field(default_factory=list)
+    replaying: bool = False
+    position: int = 0
+
+    def paired(self, *values: Tensor) -> tuple[Tensor, ...] | None:
+        """Record values, or return those that were recorded in their place."""
+        if not self.replaying:
+            self.entries.append(tuple(value.detach() for value in values))
+            return None
+        self.position += 1
+        return self.entries[self.position - 1]
+
+
+TAPE: ContextVar[Tape | None] = ContextVar("TAPE", default=None)
+"""The tape of the baseline that is being compared with, if any."""
+
+
+def paired(*values: Tensor) -> tuple[Tensor, ...] | None:
+    """Return the baseline's values in the place of these, unless it is the baseline's turn."""
+    tape = TAPE.get()
+    return None if tape is None else tape.paired(*values)
+
+
+class Multiplied(torch.autograd.Function):
+    """Values whose gradient reaches the inputs as a function says."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own type is untyped
+        values: Tensor,
+        back: Callable[[Tensor], tuple[Tensor | None, ...]],
+        *inputs: Tensor,
+    ) -> Tensor:
+        ctx.back, ctx.count = back, len(inputs)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        return (None, None, *ctx.back(gradients[0]))
+
+
+def multiplied(
+    values: Tensor, back: Callable[[Tensor], tuple[Tensor | None, ...]], *inputs: Tensor
+) -> Tensor:
+    """Return values of which ``back`` makes the multipliers of the inputs."""
+    return Multiplied.apply(values.detach(), back, *inputs)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def elementwise(
+    operation: Callable[..., Tensor],
+    values: Tensor,
+    *rest: Any,  # noqa: ANN401 - any function's settings
+    **more: Any,  # noqa: ANN401 - as above
+) -> Tensor:
+    r"""Apply an element-wise function by the rescale rule, :math:`m = \Delta y / \Delta x`.
+
+    Where the difference is lost in rounding, the slope takes its place.
+    """
+    found = paired(values)
+    if found is None:
+        return operation(values, *rest, **more)
+    (other,) = found
+    with torch.no_grad():
+        results = operation(values, *rest, **more)
+        change = values.detach() - other
+        least = torch.finfo(values.dtype).eps ** 0.75 * (values.detach().abs() + other.abs())
+        close = change.abs() <= least
+        rate = (results - operation(other, *rest, **more)) / torch.where(close, 1, change)
+    if bool(close.any()):
+        with torch.enable_grad():
+            leaf = values.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(operation(leaf, *rest, **more).sum(), leaf)
+        rate = torch.where(close, slope, rate)
+    return multiplied(results, lambda gradient: (gradient * rate,), values)
+
+
+def product(operation: Callable[..., Tensor], one: Tensor, other: Tensor) -> Tensor:
+    r"""Multiply two signals: :math:`\Delta(ab) = \Delta a\,\bar b + \bar a\,\Delta b`.
+
+    With bars for the means of image and baseline. Exact, for elements and for matrices.
+    """
+    found = paired(one, other)
+    if found is None:
+        return operation(one, other)
+    means = [((a.detach() + b) / 2) for a, b in zip((one, other), found, strict=True)]
+
+    def back(gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [mean.requires_grad_() for mean in means]
+            return torch.autograd.grad(operation(*leaves), leaves, gradient)
+
+    with torch.no_grad():
+        results = operation(one, other)
+    return multiplied(results, back, one, other)
+
+
+def quotient(operation: Callable[..., Tensor], values: Tensor, divisor: Tensor) -> Tensor:
+    """Divide one signal by another: multiply with its inverse, which follows the rescale rule."""
+    del operation
+    return product(torch.mul, values, elementwise(torch.reciprocal, divisor))
+
+
+def inverse(operation: Callable[..., Tensor], values: Tensor | float, divisor: Tensor) -> Tensor:
+    """Divide a constant by a signal, by the rescale rule."""
+    del operation
+    return values * elementwise(torch.reciprocal, divisor)
+
+
+def softmax(
+    operation: Callable[..., Tensor],
+    values: Tensor,
+    dim: int,
+    *rest: Any,  # noqa: ANN401 - a type
+) -> Tensor:
+    r"""Apply a softmax: an exponential by the rescale rule, times the inverse of its sum."""
+    found = paired(values)
+    results = operation(values, dim, *rest)
+    if found is None:
+        return results
+    (other,) = found
+    with torch.no_grad():
+        here = values.detach()
+        top = torch.maximum(here.amax(dim, keepdim=True), other.amax(dim, keepdim=True))
+        powers, powers_other = (here - top).exp(), (other - top).exp()
+        scale = 1 / powers.sum(dim, keepdim=True)
+        scale_other = 1 / powers_other.sum(dim, keepdim=True)
+        change = here - other
+        close = change.abs() <= torch.finfo(here.dtype).eps ** 0.5
+        means = (powers + powers_other) / 2
+        rate = torch.where(close, means, (powers - powers_other) / torch.where(close, 1, change))
+        rate = rate.nan_to_num(0.0)  # masked in both
+
+    def back(gradient: Tensor) -> tuple[Tensor]:
+        total = (gradient * means).sum(dim, keepdim=True)
+        direct = gradient * (scale + scale_other) / 2
+        return ((direct - total * scale * scale_other) * rate,)
+
+    return multiplied(results, back, values)
+
+
+def max_pool(
+    operation: Callable[..., Tensor],
+    values: Tensor,
+    size: Sequence[int],
+    *rest: Any,  # noqa: ANN401 - stride, padding, dilation, rounding
+) -> Tensor:
+    """Pool by the maximum; a rise belongs to the image's winner, a fall to the baseline's."""
+    del operation
+    found = paired(values)
+
+    def pooled(maps: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten.max_pool2d_with_indices(maps, size, *rest)  # type: ignore[no-any-return]
+
+    if found is None:
+        return pooled(values)[0]
+    (other,) = found
+    with torch.no_grad():
+        (results, winners), (results_other, winners_other) = pooled(values), pooled(other)
+        rise = results - results_other
+        change = (values.detach() - other).flatten(2)
+        at = torch.where(rise > 0, winners, winners_other).flatten(2)
+        moved = change.gather(2, at)
+        rate = torch.where(rise.flatten(2) == 0, 0, rise.flatten(2) / moved)
+
+    def back(gradient: Tensor) -> tuple[Tensor]:
+        spread = torch.zeros_like(change).scatter_add(2, at, gradient.flatten(2) * rate)
+        return (spread.view(values.shape),)
+
+    return multiplied(results, back, values)
+
+
+def norm_function(*, centred: bool, groups: bool = False) -> Callable[..., Tensor]:
+    """Return a layer, root-mean-square or group norm in which every step is shared out exactly.
+
+    Args:
+        centred: Whether it takes the mean off.
+        groups: Whether its first setting is a number of groups of channels.
+    """
+
+    def norm(
+        operation: Callable[..., Tensor],
+        values: Tensor,
+        shape: Any,  # noqa: ANN401 - the last axes, or the number of groups
+        weight: Tensor | None = None,
+        *rest: Any,  # noqa: ANN401 - a bias if it is centred, then epsilon
+    ) -> Tensor:
+        bias, eps = (*rest, *(None, 1e-5)[len(rest) :])[:2] if centred else (None, *rest, None)[:2]
+        eps = torch.finfo(values.dtype).eps if eps is None else eps
+        found = paired(values)
+        if found is None:
+            return operation(values, shape, weight, *rest)
+        whole = values.reshape(len(values), shape, -1) if groups else values
+        other = found[0].view(whole.shape)
+        axes = [2] if groups else list(range(-len(shape), 0))
+        normal = standardised(whole, other, axes, eps, centred=centred).view(values.shape)
+        if groups:
+            place = (-1, *[1] * (values.ndim - 2))
+            weight = None if weight is None else weight.view(place)
+            bias = None if bias is None else bias.view(place)
+        normal = normal if weight is None else normal * weight
+        return normal if bias is None else normal + bias
+
+    return norm
+
+
+def standardised(
+    values: Tensor, other: Tensor, axes: list[int], eps: float, *, centred: bool
+) -> Tensor:
+    """Return values over their deviation, with the multipliers of the difference to another."""
+    with torch.no_grad():
+        parts = []
+        for each in (values.detach(), other):
+            middle = each - each.mean(axes, keepdim=True) if centred else each
+            parts.append((middle, (middle.square().mean(axes, keepdim=True) + eps).rsqrt()))
+        (here, scale), (there, scale_other) = parts
+        mean = (here + there) / 2
+        # the slope of 1 / sqrt(u) between two points, in terms of its values there
+        slope = -((scale * scale_other) ** 2) / (scale + scale_other)
+
+    def back(gradient: Tensor) -> tuple[Tensor]:
+        total = (gradient * mean).sum(axes, keepdim=True) * slope
+        count = mean.numel() // total.numel()
+        found = gradient * (scale + scale_other) / 2 + total * 2 * mean / count
+        return (found - found.mean(axes, keepdim=True) if centred else found,)
+
+    return multiplied(here * scale, back, values)
+
+
+def attention(
+    operation: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002 - the operation's signature
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend, spelled out in products and a softmax."""
+    del operation, dropout_p, is_causal
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = product(torch.matmul, query * factor, key.transpose(-2, -1))
+    if attn_mask is not None:
+        scores = (
+            scores.masked_fill(~attn_mask, -torch.inf)
+            if attn_mask.dtype == torch.bool
+            else scores + attn_mask
+        )
+    return product(torch.matmul, softmax(torch.softmax, scores, -1), value)
