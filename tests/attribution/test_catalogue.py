@@ -79,7 +79,7 @@ def test_a_black_baseline_is_black_in_the_models_units():
     [
         ("intergrated_gradients", {}, "Did you mean integrated-gradients"),
         ("GradCAM", {}, "Did you mean grad-cam"),
-        ("lrp", {}, "There are: gradient, input-x-gradient"),
+        ("saliency", {}, "There are: gradient, input-x-gradient"),
         ("integrated-gradients", {"step": "3"}, "Unknown setting .*'step'. Did you mean steps"),
         (
             "integrated-gradients",

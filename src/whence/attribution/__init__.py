@@ -6,14 +6,17 @@ from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
 from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
+from whence.attribution.deeplift import DeepLift
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
+from whence.attribution.guided import Deconvnet, GuidedBackpropagation, GuidedGradCAM
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
 from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients, relative_gap
 from whence.attribution.quadrature import Quadrature, quadrature, refined
+from whence.attribution.relevance import LRP, Assignment, Composite, composite_named
 from whence.attribution.soundness import SoundnessSaliency
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.attribution.superpixels import SLIC, Grid, Superpixels, superpixels_named
@@ -22,14 +25,19 @@ __all__ = [
     "CATALOGUE",
     "IDGI",
     "LIME",
+    "LRP",
     "RISE",
     "SLIC",
     "Account",
     "Accountable",
+    "Assignment",
     "AttentionRollout",
     "Attribution",
     "BlurIG",
     "ClassContrast",
+    "Composite",
+    "Deconvnet",
+    "DeepLift",
     "Entry",
     "ExpectedGradients",
     "GradCAM",
@@ -37,6 +45,8 @@ __all__ = [
     "Gradient",
     "GradientSHAP",
     "Grid",
+    "GuidedBackpropagation",
+    "GuidedGradCAM",
     "GuidedIG",
     "HiResCAM",
     "InputXGradient",
@@ -56,6 +66,7 @@ __all__ = [
     "XGradCAM",
     "attribute",
     "cards",
+    "composite_named",
     "method_named",
     "quadrature",
     "refined",

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from whence.attribution.entries import ENTRIES, Entry
+from whence.attribution.rule_entries import RULE_ENTRIES
 from whence.attribution.superpixels import (
     SLIC,
     Grid,
@@ -30,7 +31,7 @@ TRUTHS = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
 )
 
 
-CATALOGUE: tuple[Entry, ...] = (*ENTRIES,)
+CATALOGUE: tuple[Entry, ...] = (*ENTRIES, *RULE_ENTRIES)
 """Every method that has a name on the command line."""
 
 
