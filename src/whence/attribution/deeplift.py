@@ -12,9 +12,15 @@ from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.gradient import check_values, owned, recording
 from whence.attribution.graphs import graph_of, remade
 from whence.attribution.relevance import differences
-from whence.attribution.relevance.assembly import CURVES, LAYERS, LINEAR, both, second
+from whence.attribution.relevance.assembly import (
+    CURVES,
+    LAYERS,
+    LINEAR,
+    blocked_rules,
+    both,
+    second,
+)
 from whence.attribution.relevance.differences import TAPE, Tape
-from whence.attribution.relevance.signals import blocked_function
 from whence.core import Attributions, Baseline, Images, ScalarFn, Target, Zero, check_logits
 from whence.errors import ShapeError
 from whence.network import Network, Place, Rule, everywhere, places
@@ -32,7 +38,7 @@ ELEMENTWISE = CURVES | frozenset(
 CHOOSING = frozenset(
     [
         *("max_pool1d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax", "amin", "max"),
-        *("maximum", "minimum", "norm", "linalg_vector_norm", "einsum", "addmm", "addcmul"),
+        *("maximum", "minimum", "where", "masked_fill"),
     ]
 )
 """Operations that are not linear, and for which no rule is known here."""
@@ -49,12 +55,8 @@ OWN = frozenset(
 def difference_rules(network: Network) -> list[Rule]:
     """Return how every operation of a network shares out a difference."""
     found = places(network.module)
-    known = ((LINEAR - CHOOSING) | ELEMENTWISE | OWN) - {"where", "masked_fill"}
-    unknown = {
-        place.name
-        for place in found
-        if place.name not in known and (place.name not in LAYERS or second(place))
-    }
+    known = (LINEAR - CHOOSING) | ELEMENTWISE | OWN | LAYERS
+    unknown = {place.name for place in found if place.name not in known}
     table: list[tuple[str, Callable[..., Any], Callable[[Place], bool]]] = [
         ("mul matmul mm bmm", differences.product, both),
         ("div", differences.quotient, both),
@@ -66,12 +68,13 @@ def difference_rules(network: Network) -> list[Rule]:
         ("group_norm", differences.norm_function(centred=True, groups=True), everywhere),
         ("rms_norm", differences.norm_function(centred=False), everywhere),
         (" ".join(ELEMENTWISE), differences.elementwise, everywhere),
-        *((name, blocked_function(name), everywhere) for name in sorted(unknown)),
+        ("norm linalg_vector_norm", differences.length, everywhere),
     ]
-    return [
+    made = [
         Rule(operations=frozenset(names.split()), function=function, where=where)
         for names, function, where in table
     ]
+    return [*made, *blocked_rules(unknown)]
 
 
 @final

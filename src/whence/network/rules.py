@@ -10,7 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from whence.network import rewrite
 from whence.network.layout import BatchAxis, batch_axes
-from whence.network.operations import module_path, name_of
+from whence.network.operations import module_path, name_of, nodes_in
 
 __all__ = [
     "DECONVOLUTION",
@@ -41,7 +41,7 @@ class Place:
         height: The most convolutions and linear layers on a way from it to the logits; 0 for the
             last layer.
         sources: For each argument, the operation that made it, or ``""`` where the argument does
-            not depend on the images.
+            not depend on the images; for a list, those of its elements with spaces between.
         batch: Where the batch is in its value; filled in for rules that are made by place.
     """
 
@@ -138,8 +138,8 @@ def after(node: Node, counts: dict[Node, int]) -> int:
 
 
 def source_of(argument: object, moving: set[Node]) -> str:
-    """Return the operation that made an argument, if it depends on the images."""
-    return name_of(argument) if isinstance(argument, Node) and argument in moving else ""
+    """Return the operation that made an argument, or those of a list, if they see the images."""
+    return " ".join(name_of(node) for node in nodes_in([argument]) if node in moving)
 
 
 class PositiveGradient(torch.autograd.Function):

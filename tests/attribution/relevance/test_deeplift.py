@@ -178,6 +178,30 @@ def test_norms_are_complete(norm, scalar, images):
     torch.testing.assert_close(account.values.flatten(1).sum(1), expected)
 
 
+class Response(nn.Module):
+    """The normalisation of ConvNeXt V2: lengths of channels over their mean."""
+
+    def __init__(self, order=2):
+        super().__init__()
+        self.order = order
+        self.scale, self.shift = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+    def forward(self, images):
+        maps = images.permute(0, 2, 3, 1)
+        lengths = maps.norm(p=self.order, dim=(1, 2), keepdim=True)
+        ratio = lengths / (lengths.mean(-1, keepdim=True) + 1e-6)
+        return (maps + torch.addcmul(self.shift, self.scale, maps * ratio)).tanh().mean((1, 2))
+
+
+def test_a_response_norm_is_complete_and_only_lengths_of_order_two_are_known(scalar, images):
+    f = scalar(Response().double().eval(), at=1)
+    account = DeepLift(baseline=shifted).account(f, images)
+    expected = (f(images) - f(shifted(images))).detach()
+    torch.testing.assert_close(account.values.flatten(1).sum(1), expected)
+    with pytest.raises(UnsupportedOperation, match="order 3 has no rule"):
+        DeepLift()(scalar(Response(order=3).double().eval(), at=1), images)
+
+
 class Pool(nn.Module):
     def forward(self, images):
         return functional.max_pool2d(images, 2).flatten(1)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from whence.attribution import Gradient, InputXGradient, attribute
+from whence.attribution.deeplift import DeepLift
 from whence.attribution.relevance import (
     LRP,
     AlphaBeta,
@@ -252,6 +253,30 @@ class Exponential(nn.Module):
 def test_an_operation_without_a_rule_is_named_when_relevance_arrives(scalar, images):
     with pytest.raises(UnsupportedOperation, match="arrives at the operation 'exp'"):
         LRP()(scalar(Exponential().eval(), at=0), images)
+
+
+class Weights(nn.Module):
+    """Signals as weights of other signals."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images):
+        one, other = images[:, 0], images[:, 1]
+        if self.kind == "einsum":
+            return torch.einsum("bij,bkj->bik", one, other).mean(2)
+        if self.kind == "linear":
+            return functional.linear(one, other[0]).mean(2)
+        return torch.addcmul(one, one, other).mean(2)
+
+
+@pytest.mark.parametrize("kind", ["einsum", "linear", "addcmul"])
+@pytest.mark.parametrize("method", [LRP(), DeepLift()])
+def test_products_of_signals_in_other_clothes_are_refused(method, kind, scalar, images):
+    model = Weights(kind).eval()
+    with pytest.raises(UnsupportedOperation, match=f"arrives at the operation '{kind}'"):
+        method(scalar(model, at=0), images)
 
 
 @pytest.mark.parametrize(

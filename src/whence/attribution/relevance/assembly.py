@@ -11,7 +11,7 @@ from whence.attribution.relevance.rules import Flat, Pass, Square, ZBox
 from whence.network import Network, Place, Rule, everywhere, places
 from whence.network.operations import VIEWS
 
-__all__ = ["layer_rules", "relevance_rules"]
+__all__ = ["blocked_rules", "layer_rules", "relevance_rules"]
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
 
@@ -94,6 +94,16 @@ def second(place: Place) -> bool:
     return len(place.sources) > 1 and bool(place.sources[1])
 
 
+def two_factors(place: Place) -> bool:
+    """Return whether the second and third arguments depend on the images."""
+    return len(place.sources) > 2 and all(place.sources[1:3])  # noqa: PLR2004 - sum and factors
+
+
+def two_of_list(place: Place) -> bool:
+    """Return whether two elements of the list in second place depend on the images."""
+    return len(place.sources) > 1 and " " in place.sources[1]
+
+
 def only_first(place: Place) -> bool:
     """Return whether the first argument depends on the images, and the second does not."""
     return len(place.sources) > 1 and bool(place.sources[0]) and not place.sources[1]
@@ -154,12 +164,27 @@ def relevance_rules(
     )
     curves = CURVES | RECTIFIERS if inside else CURVES
     known = LINEAR | CURVES | OWN
-    unknown = {p.name for p in found if p.name not in known and (p.name not in LAYERS or second(p))}
+    unknown = {p.name for p in found if p.name not in known and p.name not in LAYERS}
     return [
         *made,
         *signal_rules(weights=weights, bias=bias),
         Rule(operations=curves, function=signals.passed),
-        *(rule(name, signals.blocked_function(name)) for name in sorted(unknown)),
+        *blocked_rules(unknown),
+    ]
+
+
+def blocked_rules(unknown: set[str]) -> list[Rule]:
+    """Return rules that refuse: unknown operations, and known ones where signals are weights."""
+    table = [
+        *((name, everywhere) for name in unknown),
+        *((name, second) for name in LAYERS),
+        ("addcmul", two_factors),
+        ("addmm", two_factors),
+        ("einsum", two_of_list),
+    ]
+    return [
+        rule(name, signals.blocked_function(name), where)
+        for name, where in sorted(table, key=lambda row: row[0])
     ]
 
 

@@ -15,12 +15,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from whence.errors import UnsupportedOperation
+
 __all__ = [
     "TAPE",
     "Tape",
     "attention",
     "elementwise",
     "inverse",
+    "length",
     "max_pool",
     "norm_function",
     "product",
@@ -260,6 +263,30 @@ def standardised(
         return (found - found.mean(axes, keepdim=True) if centred else found,)
 
     return multiplied(here * scale, back, values)
+
+
+def length(
+    operation: Callable[..., Tensor],
+    values: Tensor,
+    order: float,
+    axes: Sequence[int] | None = None,
+    *rest: Any,  # noqa: ANN401 - whether to keep the axes, a type
+) -> Tensor:
+    r"""Return Euclidean lengths: :math:`m = (x + x') / (\|x\| + \|x'\|)`, exact."""
+    if order != 2:  # noqa: PLR2004 - the Euclidean norm
+        msg = f"A norm of order {order:g} has no rule for differences yet; order 2 has."
+        raise UnsupportedOperation(msg)
+    found = paired(values)
+    if found is None:
+        return operation(values, order, axes, *rest)
+    (other,) = found
+    along = list(range(values.ndim)) if axes is None else list(axes)
+    with torch.no_grad():
+        results = operation(values, order, axes, *rest)
+        total = values.square().sum(along, keepdim=True).sqrt()
+        total = total + other.square().sum(along, keepdim=True).sqrt()
+        rate = torch.where(total == 0, 0, (values.detach() + other) / total)
+    return multiplied(results, lambda gradient: (gradient.reshape(total.shape) * rate,), values)
 
 
 def attention(
