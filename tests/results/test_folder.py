@@ -56,8 +56,10 @@ def test_a_parent_that_was_there_before_stays_after_an_exception(tmp_path):
 
 def test_ctrl_c_in_a_real_process_leaves_nothing(tmp_path):
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from whence.results.folder import new_folder\n"
+        # A process that was started in the background inherits that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with new_folder(sys.argv[1]) as part:\n"
         "    (part / 'a').write_text('a')\n"
         "    print('ready', flush=True)\n"
@@ -71,7 +73,10 @@ def test_ctrl_c_in_a_real_process_leaves_nothing(tmp_path):
     )
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert b"KeyboardInterrupt" in errors
     assert everything_in(tmp_path) == []
 
