@@ -125,7 +125,7 @@ def product(operation: Callable[..., Tensor], one: Tensor, other: Tensor) -> Ten
 
     def back(gradient: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
-            leaves = [mean.requires_grad_() for mean in means]
+            leaves = [mean.detach().requires_grad_() for mean in means]
             return torch.autograd.grad(operation(*leaves), leaves, gradient)
 
     with torch.no_grad():

@@ -48,7 +48,7 @@ class LRP:
     1.5 for z+ and gamma, 2.5 with beta.
 
     Args:
-        composite: A name (see :func:`whence.attribution.relevance.composite_named`), or one of
+        composite: A name (see :func:`whence.attribution.composite_named`), or one of
             your own.
         epsilon: Of layers that follow epsilon in a named composite; 0 gives LRP-0.
         gamma: Of layers that follow gamma in a named composite.
