@@ -7,6 +7,7 @@ from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, 
 from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.deeplift import DeepLift
+from whence.attribution.evidence import Evidence, PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
 from whence.attribution.gradient import Gradient, InputXGradient
@@ -39,6 +40,7 @@ __all__ = [
     "Deconvnet",
     "DeepLift",
     "Entry",
+    "Evidence",
     "ExpectedGradients",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -54,6 +56,8 @@ __all__ = [
     "KernelSHAP",
     "LayerCAM",
     "Occlusion",
+    "PertinentNegatives",
+    "PertinentPositives",
     "Quadrature",
     "References",
     "ScoreCAM",

@@ -7,6 +7,7 @@ from whence.attribution.attention import AttentionRollout, TransformerAttributio
 from whence.attribution.cam import GradCAM
 from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
+from whence.attribution.evidence import PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
@@ -309,6 +310,28 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Gupta et al. (2022), arXiv:2211.02912; Kadir et al. (2023), 2307.02150",
         ),
         make=SoundnessSaliency,
+    ),
+    Entry(
+        card=MethodCard(
+            name="pertinent-negatives",
+            family="contrast",
+            passes="steps (300) x searches (6)",
+            needs="any callable",
+            complete="no",
+            reference="Dhurandhar et al. (2018), arXiv:1802.07623, Eq. 1",
+        ),
+        make=PertinentNegatives,
+    ),
+    Entry(
+        card=MethodCard(
+            name="pertinent-positives",
+            family="contrast",
+            passes="steps (300) x searches (6)",
+            needs="any callable",
+            complete="no",
+            reference="Dhurandhar et al. (2018), arXiv:1802.07623, Eq. 2",
+        ),
+        make=PertinentPositives,
     ),
 )
 """Methods that need gradients, paths, feature maps or masks; no rules on operations."""
