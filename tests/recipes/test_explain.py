@@ -7,9 +7,16 @@ from PIL import Image
 from torch import nn
 
 from whence.adapters import LoadedModel, declared_preprocessing
-from whence.attribution import GradCAM, Gradient, IntegratedGradients, SmoothGrad, attribute
+from whence.attribution import (
+    GradCAM,
+    Gradient,
+    IntegratedGradients,
+    SmoothGrad,
+    attribute,
+    cards,
+)
 from whence.core import Contrast, Logit, ModelScalar, TensorData
-from whence.errors import OutputError, SettingError, ShapeError, TargetError
+from whence.errors import OutputError, SettingError, ShapeError, TargetError, WhenceError
 from whence.network import Network
 from whence.recipes import explain
 from whence.results import load_explanation
@@ -222,3 +229,18 @@ def test_images_that_are_no_batch_are_refused(model, images):
 def test_data_and_tensors_are_explained_alike(model, images):
     (batch,) = TensorData(images=images).batches(8)
     assert torch.equal(explain(model, batch.images).values, explain(model, images).values)
+
+
+TRANSFORMERS_ONLY = {"attention-rollout", "transformer-attribution"}
+
+
+@pytest.mark.parametrize("card", cards(), ids=lambda card: card.name)
+def test_every_method_of_the_catalogue_explains_a_small_network_by_name(card):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    if card.name in TRANSFORMERS_ONLY:
+        with pytest.raises(WhenceError, match="attention"):
+            explain(small(), images, method=card.name)
+        return
+    result = explain(small(), images, method=card.name)
+    assert result.values.shape[0] == 2
+    assert result.values.isfinite().all()

@@ -343,7 +343,7 @@ def needs_network(method: Method) -> bool:
     if isinstance(inner, Method) and needs_network(inner):
         return True
     return any(
-        isinstance(method, entry.make) and entry.card.needs == "a network" for entry in CATALOGUE
+        isinstance(method, entry.make) and entry.card.needs != "any callable" for entry in CATALOGUE
     )
 
 
