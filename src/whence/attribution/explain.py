@@ -29,6 +29,8 @@ class Attribution:
             (0.01 is one per cent), ``(b,)``; None for methods without such a law.
         cost: Passes (a forward and an input-backward) per image; NaN if the method does not say.
         method: The method, with its settings.
+        absorbed: What biases took of the explained value, for methods that share it out layer by
+            layer, ``(b,)``; None for the others.
     """
 
     values: Attributions
@@ -37,6 +39,15 @@ class Attribution:
     gap: Scalars | None
     cost: float
     method: Method
+    absorbed: Scalars | None = None
+
+    @property
+    def conservation(self) -> Scalars | None:
+        """The part of the explained value that arrived at the pixels, ``(b,)``; 1 if all did.
+
+        None for methods that do not share it out layer by layer.
+        """
+        return None if self.absorbed is None else self.total / self.explained
 
     @property
     def blank(self) -> Tensor:
@@ -89,6 +100,7 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
         gap=gap,
         cost=cost,
         method=method,
+        absorbed=account.absorbed,
     )
 
 

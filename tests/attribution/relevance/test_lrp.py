@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from whence.attribution import Gradient, InputXGradient, attribute
 from whence.attribution.deeplift import DeepLift
@@ -165,6 +166,44 @@ def test_the_result_shows_the_gap_of_conservation(models, scalar, images):
     torch.testing.assert_close(result.gap, expected, rtol=1e-4, atol=1e-6)
     assert result.cost == 1.0
     assert attribute(LRP(), scalar(models["vgg"]()), images).cost == 1.5
+
+
+def test_the_result_shows_the_part_that_arrived_and_what_biases_took(models, scalar, images):
+    result = attribute(LRP(composite="epsilon"), scalar(models["vgg"]()), images)
+    missing = 1 - result.absorbed / result.explained
+    torch.testing.assert_close(result.conservation, missing, rtol=1e-4, atol=1e-4)
+    assert attribute(Gradient(), scalar(models["vgg"]()), images).conservation is None
+
+
+def flops(method, f, images):
+    method(f, images)  # the network under rules is made once
+    with FlopCounterMode(display=False) as counter:
+        method(f, images)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [
+        (LRP(composite="epsilon"), 1.0),
+        (LRP(composite="epsilon-plus"), 1.5),
+        (LRP(composite="gamma"), 1.5),
+        (LRP(composite="pixel-wise"), 2.5),
+        (DeepLift(), 1.5),
+    ],
+)
+def test_the_work_in_passes_is_what_the_account_says(method, passes, models, scalar, images):
+    images = images.abs()
+    f = scalar(models["vgg"](), like=images)
+    spent = flops(method, f, images) / flops(Gradient(), f, images)
+    assert spent == pytest.approx(passes, rel=0.1)
+    assert method.account(f, images).passes == passes
+
+
+def test_a_path_at_which_there_is_no_layer_is_refused_with_what_comes_close(models, scalar, images):
+    own = Composite(assignments=(Assignment(rule=Flat(), path="stem.O"),))
+    with pytest.raises(SettingError, match=r"'stem.O', and no layer fits. Did you mean stem.0"):
+        LRP(composite=own)(scalar(models["resnet"]()), images)
 
 
 def test_layers_are_chosen_by_operation_depth_height_and_path(models, images):

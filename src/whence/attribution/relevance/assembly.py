@@ -1,6 +1,7 @@
 """From a composite to rules for every operation of a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -8,12 +9,16 @@ from whence.attribution.relevance import signals
 from whence.attribution.relevance.composites import Composite
 from whence.attribution.relevance.layers import LayerRule, layer_function
 from whence.attribution.relevance.rules import Flat, Pass, Square, ZBox
+from whence.errors import SettingError
 from whence.network import Network, Place, Rule, everywhere, places
 from whence.network.operations import VIEWS
 
 __all__ = ["blocked_rules", "layer_rules", "relevance_rules"]
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
+
+SHOWN = 12
+"""How many module paths an error names."""
 
 CURVES = frozenset(
     [
@@ -148,6 +153,7 @@ def relevance_rules(
     """
     found = places(network.module)
     layers = [place for place in found if place.name in LAYERS and not second(place)]
+    check_paths(composite, layers)
     chosen = {place: composite.rule_at(place) for place in layers}
     made = [
         Rule(
@@ -171,6 +177,22 @@ def relevance_rules(
         Rule(operations=curves, function=signals.passed),
         *blocked_rules(unknown),
     ]
+
+
+def check_paths(composite: Composite, layers: Sequence[Place]) -> None:
+    """Refuse an assignment to a module path at which there is no layer."""
+    for assignment in composite.assignments:
+        if assignment.path == "*" or any(assignment.fits(place) for place in layers):
+            continue
+        known = list(dict.fromkeys(place.path for place in layers))
+        close = get_close_matches(assignment.path, known, n=2, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        more = ", ..." if len(known) > SHOWN else ""
+        msg = (
+            f"{assignment.rule} is for layers at {assignment.path!r}, and no layer fits.{hint} "
+            f"Layers: {', '.join(known[:SHOWN])}{more}. network.describe() lists all."
+        )
+        raise SettingError(msg)
 
 
 def blocked_rules(unknown: set[str]) -> list[Rule]:
