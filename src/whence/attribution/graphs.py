@@ -1,6 +1,7 @@
 """From a function of images to the network that it explains, and that network under rules."""
 
 from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -12,10 +13,12 @@ from whence.network import Network
 
 __all__ = ["graph_of", "remade"]
 
+Made = TypeVar("Made")
+
 Versions = tuple[tuple[int, int], ...]
 
-MADE: WeakKeyDictionary[Network, dict[Hashable, tuple[Versions, Network]]] = WeakKeyDictionary()
-"""Networks made of a network, for as long as it lives."""
+MADE: WeakKeyDictionary[Network, dict[Hashable, tuple[Versions, Any]]] = WeakKeyDictionary()
+"""What was made of a network, for as long as it lives."""
 
 
 def graph_of(f: ScalarFn, method: str) -> tuple[Network, ModelScalar]:
@@ -36,12 +39,13 @@ def graph_of(f: ScalarFn, method: str) -> tuple[Network, ModelScalar]:
     raise SettingError(msg)
 
 
-def remade(network: Network, key: Hashable, make: Callable[[Network], Network]) -> Network:
+def remade(network: Network, key: Hashable, make: Callable[[Network], Made]) -> Made:
     """Return ``make(network)``, made once per key and made again after the weights changed."""
     held = MADE.setdefault(network, {})
     versions = versions_of(network.module)
     if key in held and held[key][0] == versions:
-        return held[key][1]
+        found: Made = held[key][1]
+        return found
     made = make(network)
     held[key] = (versions, made)
     return made

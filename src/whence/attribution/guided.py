@@ -177,9 +177,9 @@ class GuidedGradCAM:
         with recording():
             images = owned(images)
             network.check(images)
-            plain = network.cut(self.node)
             other = rectified(network, GUIDED_BACKPROPAGATION, "GuidedGradCAM")
-            guided = other.cut(plain.node)
+            plain = remade(network, ("cut", self.node), lambda whole: whole.cut(self.node))
+            guided = remade(other, ("cut", plain.node), lambda whole: whole.cut(plain.node))
             pace = Pace(f=f, images=images, batch_size=self.batch_size)
             maps, values = [], []
             for start, stop in pace.spans(len(images)):

@@ -41,8 +41,9 @@ def note(ledger: Ledger | None, place: Place, taken: Tensor) -> None:
 
 
 def stable(values: Tensor, epsilon: float) -> Tensor:
-    """Return values moved away from zero by epsilon, zero itself upwards."""
-    return torch.where(values < 0, values - epsilon, values + epsilon)
+    """Return values moved away from zero by epsilon, each to its own side."""
+    step = torch.tensor(epsilon, dtype=values.dtype)
+    return torch.copysign(step, values).add_(values)
 
 
 def unzero(values: Tensor) -> Tensor:

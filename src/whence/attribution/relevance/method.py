@@ -104,6 +104,10 @@ class LRP:
         """Return whether every layer of a network hands down what it receives, but for biases."""
         return all(rule.conserves for rule in layer_rules(network, self.chosen()))
 
+    def passes(self, network: Network) -> float:
+        """Return the cost on a network in passes: that of its costliest rule."""
+        return max((rule.passes for rule in layer_rules(network, self.chosen())), default=1.0)
+
     def prepared(self, network: Network) -> Network:
         """Return the network under this method's rules; made once, and again for new weights."""
 
@@ -138,7 +142,7 @@ class LRP:
         relevance, values, reference, absorbed = (torch.cat(p) for p in zip(*parts, strict=True))
         return Account(
             values=relevance,
-            passes=max((r.passes for r in layer_rules(network, self.chosen())), default=1.0),
+            passes=remade(network, ("passes", replace(self, batch_size=None)), self.passes),
             explained=values,
             reference=reference,
             absorbed=absorbed,

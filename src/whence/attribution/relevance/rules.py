@@ -110,8 +110,13 @@ class Gamma:
 
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took."""
-        rises = at.weight + self.gamma * at.weight.clamp(min=0)
-        falls = at.weight + self.gamma * at.weight.clamp(max=0)
+
+        def rises() -> Tensor:
+            return at.weight + self.gamma * at.weight.clamp(min=0)
+
+        def falls() -> Tensor:
+            return at.weight + self.gamma * at.weight.clamp(max=0)
+
         for_positive = at.relevance * (at.values > 0)
         for_negative = at.relevance * (at.values < 0)
         low = None if at.bias is None else at.bias.clamp(max=0)
@@ -122,7 +127,7 @@ class Gamma:
             if not relevance.any():
                 continue
             bias = None if at.bias is None or extra is None else at.bias + self.gamma * extra
-            more, took = signed_share(at, relevance, direct, crossed, bias, self.epsilon)
+            more, took = signed_share(at, relevance, direct(), crossed, bias, self.epsilon)
             multiplier = multiplier + more
             taken = took if taken is None or took is None else taken + took
         return multiplier.expand(at.inputs.shape), taken
@@ -139,7 +144,7 @@ class AlphaBeta:
     with inputs of either sign, and the bias's parts in the sums. ``alpha=1, beta=0`` is the z+
     rule. Conserves only with ``beta=0``: with more, an output to which nothing positive (or
     nothing negative) contributes loses or gains. Costs 1.5 passes with ``beta=0`` and inputs of
-    0 or more, 2 passes with beta, twice as much more for inputs of both signs.
+    0 or more, 2.5 passes with beta, and more for inputs of both signs.
 
     Args:
         alpha: Weight of what speaks for the output; 1 or more.
@@ -175,14 +180,26 @@ class AlphaBeta:
 
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took."""
-        rises, falls = at.weight.clamp(min=0), at.weight.clamp(max=0)
+        weight = at.weight
         low = None if at.bias is None else at.bias.clamp(max=0)
         high = None if at.bias is None else at.bias.clamp(min=0)
         multiplier, taken = signed_share(
-            at, self.alpha * at.relevance, rises, falls, high, self.epsilon
+            at,
+            self.alpha * at.relevance,
+            weight.clamp(min=0),
+            lambda: weight.clamp(max=0),
+            high,
+            self.epsilon,
         )
         if self.beta:
-            less, took = signed_share(at, self.beta * at.relevance, falls, rises, low, self.epsilon)
+            less, took = signed_share(
+                at,
+                self.beta * at.relevance,
+                weight.clamp(max=0),
+                lambda: weight.clamp(min=0),
+                low,
+                self.epsilon,
+            )
             multiplier = multiplier - less
             taken = None if taken is None or took is None else taken - took
         return multiplier, taken
@@ -192,22 +209,23 @@ def signed_share(
     at: Weighed,
     relevance: Tensor,
     direct: Tensor,
-    crossed: Tensor,
+    crossed: Callable[[], Tensor],
     bias: Tensor | None,
     epsilon: float,
 ) -> tuple[Tensor, Tensor | None]:
     """Share relevance by ``x+ direct + x- crossed``; return multipliers and the bias's part."""
-    below = at.inputs < 0
-    if below.any():
+    signed = bool(at.inputs.min() < 0)
+    if signed:
         total = at.layer(at.inputs.clamp(min=0), direct)
-        total = total + at.layer(at.inputs.clamp(max=0), crossed)
+        total = total + at.layer(at.inputs.clamp(max=0), crossed())
     else:
         total = at.layer(at.inputs, direct)
     total = total if bias is None else total + bias
     per_unit = relevance / stable(total, epsilon)
     multiplier = at.layer.transposed(per_unit, direct)
-    if below.any():
-        multiplier = torch.where(below, at.layer.transposed(per_unit, crossed), multiplier)
+    if signed:
+        other = at.layer.transposed(per_unit, crossed())
+        multiplier = torch.where(at.inputs < 0, other, multiplier)
     return multiplier, None if bias is None else per_unit * bias
 
 
