@@ -76,6 +76,18 @@ def test_drawn_coalitions_approach_shapley_values(smooth, images):
     assert (many - exact).norm() < 0.05 * exact.norm()
 
 
+def test_coalitions_are_drawn_by_the_weight_of_their_size_in_pairs():
+    drawn, weights = KernelSHAP(samples=8000).coalitions(20)
+    assert torch.equal(drawn[::2], ~drawn[1::2])
+    assert (weights == 1).all()
+    sizes = drawn[::2].sum(dim=1).bincount(minlength=20)[1:] / 4000
+    kernel = torch.tensor([19 / (k * (20 - k)) for k in range(1, 20)])
+    chance = kernel / kernel.sum()
+    assert ((sizes - chance).abs() < 4.5 * (chance * (1 - chance) / 4000).sqrt()).all()
+    shown = drawn[::2].double().mean(dim=0)
+    assert (shown - shown.mean()).abs().max() < 4.5 * 0.5 / 4000**0.5
+
+
 def test_lime_is_the_weighted_ridge_regression(rectifier, images, classes):
     f = ModelScalar(rectifier(), logit(classes))
     method = LIME(samples=40, superpixels=Grid(cells=3), width=0.4, ridge=0.7, seed=3)

@@ -37,6 +37,11 @@ def test_every_reference_is_drawn_as_often_and_every_part_of_the_path_once(bank)
     which, alphas = drawn.places()
     assert which.bincount().tolist() == [3, 3, 3]
     assert sorted((alphas * 9).floor().tolist()) == list(range(9))
+    _, many = ExpectedGradients(samples=2000).drawn().places()
+    inside = (many * 2000) % 1
+    # Uniform within the parts: mean 1/2 and variance 1/12, up to four standard errors.
+    assert abs(inside.mean() - 0.5) < 4 * (1 / 12 / 2000) ** 0.5
+    assert abs(inside.var() - 1 / 12) < 4 * (1 / 180 / 2000) ** 0.5
 
 
 def test_they_estimate_integrated_gradients_averaged_over_the_references(
@@ -58,12 +63,14 @@ def test_they_estimate_integrated_gradients_averaged_over_the_references(
 
 def test_of_a_linear_model_they_are_exact_and_add_up(linear, images, bank):
     f = ModelScalar(linear, logit(1))
-    method = ExpectedGradients(references=References(images=bank), samples=6)
+    method = ExpectedGradients(references=References(images=bank), samples=7)
     result = attribute(method, f, images)
-    expected = f(images) - f(bank).mean()
+    times = method.drawn().places()[0].bincount()
+    assert sorted(times.tolist()) == [2, 2, 3]
+    expected = f(images) - (f(bank) * times).sum() / 7
     torch.testing.assert_close(result.total, expected.detach())
     assert result.gap.max() < 1e-12
-    assert result.cost == 6 + 0.5 * 4
+    assert result.cost == 7 + 0.5 * 4
 
 
 def test_one_reference_with_strata_is_nearly_integrated_gradients(smooth, images):

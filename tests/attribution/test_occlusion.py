@@ -71,6 +71,11 @@ def test_the_masks_of_rise_are_enlarged_coins_shifted_at_random():
     assert (masks.mean(dim=0) - 0.3).abs().max() < 4 * (0.3 * 0.7 / 600) ** 0.5
     plain = RISE(cells=1, probability=1.0).mask((5, 5), 0)
     torch.testing.assert_close(plain, torch.ones(1, 5, 5))
+    # Unshifted, the border of half a coin would always be flat.
+    flat_rows = (masks[:, 0, 0] == masks[:, 0, 1]).all(dim=1).double().mean()
+    flat_columns = (masks[:, 0, :, 0] == masks[:, 0, :, 1]).all(dim=1).double().mean()
+    assert flat_rows < 0.7
+    assert flat_columns < 0.7
     step = masks.diff(dim=3).abs().max()
     assert step <= 1 / 3 + 1e-6, "a coin is three pixels wide, and turns within them"
 
