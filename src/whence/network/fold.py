@@ -6,6 +6,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from whence.network import rewrite
 from whence.network.operations import name_of
+from whence.network.twice import merged
 
 __all__ = ["folded"]
 
@@ -31,7 +32,7 @@ def folded(module: GraphModule) -> GraphModule:
         if not isinstance(layer, Node) or not foldable(layer, node):
             continue
         names = (f"folded_{len(new) // 2}_weight", f"folded_{len(new) // 2}_bias")
-        weight, bias = merged(module, layer, node)
+        weight, bias = values_of(module, layer, node)
         new.update({names[0]: nn.Parameter(weight), names[1]: nn.Parameter(bias)})
         fold_one(graph, layer, node, names)
     graph.eliminate_dead_code()
@@ -60,7 +61,7 @@ def stored(module: GraphModule, argument: object) -> Tensor | None:
 
 
 @torch.no_grad()
-def merged(module: GraphModule, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
+def values_of(module: GraphModule, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a layer followed by a batch norm."""
     arguments = [*layer.args, None][:3]
     weight, bias = (stored(module, a) for a in arguments[1:])
@@ -68,11 +69,7 @@ def merged(module: GraphModule, layer: Node, norm: Node) -> tuple[Tensor, Tensor
     if weight is None or mean is None or variance is None:
         message = "A batch norm in eval mode has running statistics, and a layer has a weight."
         raise TypeError(message)
-    scale = (variance + float(norm.args[7])).rsqrt()  # type: ignore[arg-type]
-    scale = scale if gamma is None else scale * gamma
-    shift = -mean * scale if bias is None else (bias - mean) * scale
-    shift = shift if beta is None else shift + beta
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift
+    return merged(weight, bias, gamma, beta, mean, variance, float(norm.args[7]))  # type: ignore[arg-type]
 
 
 def fold_one(graph: Graph, layer: Node, norm: Node, names: tuple[str, str]) -> None:
