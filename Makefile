@@ -21,17 +21,22 @@ INSTALL := $(PIP) install --constraint constraints.txt
 BASE := .venv/.installed-base
 FULL := .venv/.installed-full
 DOCS := .venv/.installed-docs
+PARITY := .venv/.installed-parity
 
-.PHONY: help demo test bench lint docs clean
+.PHONY: help demo test parity bench bench-coverage lint docs clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
 
 demo: $(BASE) ## Audit a small network that learnt a planted shortcut; writes demo-audit/
 	$(BIN)/whence demo
 
 test: lint ## Everything that must be green: lint, types, layers, tests, doctests, examples
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+parity: $(PARITY) ## Methods beside other libraries: captum, zennit, pytorch-grad-cam
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/parity tests/attribution \
+	  tests/network/test_rules.py
 
 lint: $(FULL) ## Ruff, formatting, mypy --strict, import contracts
 	$(BIN)/ruff check
@@ -41,6 +46,9 @@ lint: $(FULL) ## Ruff, formatting, mypy --strict, import contracts
 
 bench: $(FULL) ## The speed table, each row measured beside its reference
 	$(BIN)/python -m benchmarks
+
+bench-coverage: $(FULL) ## Every method on every model of the list: ok, not applicable, or an error
+	$(BIN)/python -m benchmarks.coverage
 
 docs: $(DOCS) ## The manual, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
@@ -68,6 +76,11 @@ $(FULL): .venv/.made pyproject.toml constraints.txt
 	@rm -f $@
 	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers]'
 	@touch $@ $(BASE)
+
+$(PARITY): $(FULL)
+	@rm -f $@
+	$(INSTALL) --quiet --editable '.[parity,superpixels]'
+	@touch $@
 
 $(DOCS): $(FULL)
 	@rm -f $@
