@@ -396,7 +396,7 @@ class Auditor:
             suspect_labels=suspects,
             regions=regions,
             run=run_card(command, self.described(scores), self.seconds),
-            notes=notes_on(network, scores, self.train, self.test, held=self.settings.hold_weights),
+            notes=notes_on(network, scores, self.train, self.test),
         )
 
     def described(self, scores: Influence) -> dict[str, Any]:
@@ -435,7 +435,7 @@ def classes_of(network: Network) -> int:
 
 
 def notes_on(
-    network: Network, scores: Influence, train: ImageData, test: ImageData, *, held: bool
+    network: Network, scores: Influence, train: ImageData, test: ImageData
 ) -> tuple[str, ...]:
     """Return what a reader must know to judge the result."""
     notes = []
@@ -450,11 +450,6 @@ def notes_on(
         )
     if scores.coverage < 1:
         notes.append(f"Gradients were compared over {scores.coverage:.0%} of the parameters.")
-    if held and scores.scorer.normalised:
-        notes.append(
-            "Maps on training images explain the inner product of gradients; their norms, by "
-            "which the score divides, are held constant."
-        )
     if network.unread:
         notes.append(
             f"{len(network.unread)} parameters do not enter the predictions, or are cached as "
