@@ -225,6 +225,18 @@ def test_a_model_from_a_file_is_called_by_its_last_part(fakes):
     assert Page(text).text.count("/some/where/nets.py:small") == 1
 
 
+def test_held_norms_are_explained_where_they_are_held(record):
+    sentence = "the norms by which the score divides are held constant"
+    for settings, said in (
+        ({"score": "grad-cos", "hold_weights": True}, True),
+        ({"score": "grad-cos", "hold_weights": False}, False),
+        ({"score": "grad-dot", "hold_weights": True}, False),
+    ):
+        run = dataclasses.replace(record.run, settings=settings)
+        page = Page(render_report(dataclasses.replace(record, run=run)))
+        assert (sentence in page.text) == said
+
+
 def test_regions_keep_the_order_of_the_record(record):
     first, second = (
         dataclasses.replace(record.regions[0], mass=mass, label=label)
