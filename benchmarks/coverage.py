@@ -23,7 +23,7 @@ __all__ = ["CHEAP", "Cell", "cell", "main", "table"]
 
 Verdict = Literal["ok", "n/a", "ERROR"]
 
-CHEAP: Mapping[str, Mapping[str, int | str]] = {
+CHEAP: Mapping[str, Mapping[str, float | str]] = {
     "smoothgrad": {"samples": 2},
     "smoothgrad-squared": {"samples": 2},
     "vargrad": {"samples": 2},
@@ -38,8 +38,8 @@ CHEAP: Mapping[str, Mapping[str, int | str]] = {
     "kernel-shap": {"superpixels": "grid:2", "samples": 16},
     "lime": {"superpixels": "grid:2", "samples": 16},
     "soundness-saliency": {"steps": 3},
-    "pertinent-negatives": {"steps": 3, "searches": 2},
-    "pertinent-positives": {"steps": 3, "searches": 2},
+    "pertinent-negatives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
+    "pertinent-positives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
 }
 """Settings that cost little; a method that is not named runs with its defaults."""
 
@@ -70,7 +70,7 @@ class Cell:
 
 
 def cell(method: str, model: str, network: Network, images: Tensor) -> Cell:
-    """Run a method on a network, each image with a class of its own."""
+    """Run a method on a network, on each image for the class that is predicted there."""
     began = time.perf_counter()
     verdict, reason, blank = judged(method, network, images)
     return Cell(
@@ -86,7 +86,9 @@ def cell(method: str, model: str, network: Network, images: Tensor) -> Cell:
 def judged(method: str, network: Network, images: Tensor) -> tuple[Verdict, str, int]:
     """Return the verdict on a method with its reason, and how many maps are blank."""
     ready = method_named(method, CHEAP.get(method))
-    f = ModelScalar(network, logit(torch.arange(len(images)) + 1))
+    with torch.no_grad():
+        predicted = network(images).argmax(dim=1)
+    f = ModelScalar(network, logit(predicted))
     try:
         result = attribute(ready, f, images)
     except (SettingError, UnsupportedOperation) as error:
