@@ -25,7 +25,7 @@ class KernelSHAP:
     r"""Shapley values of superpixels, by a weighted linear fit over coalitions.
 
     .. math:: \min_\phi \sum_z w(|z|)\big(f(x_z) - f(x_\emptyset) - z^\top \phi\big)^2
-              \quad\text{with}\quad \textstyle\sum_s \phi_s = f(x) - f(x_\emptyset), \qquad
+              \quad\text{with}\quad \sum_s \phi_s = f(x) - f(x_\emptyset), \qquad
               w(k) = \frac{m - 1}{\binom{m}{k}\, k\, (m - k)}
 
     where :math:`x_z` shows the superpixels of the coalition ``z`` and the fill elsewhere. Exact

@@ -142,7 +142,7 @@ def ruled(f: ScalarFn, images: Images, rule: Rule, method: str, batch_size: int 
 class GuidedGradCAM:
     r"""Guided Grad-CAM: the guided gradient, kept where Grad-CAM is high.
 
-    .. math:: a = g \cdot \mathrm{up}\Big(\mathrm{ReLU}\big(\textstyle\sum_k a_k A^k\big)\Big)
+    .. math:: a = g \cdot \mathrm{up}\Big(\mathrm{ReLU}\big(\sum_k a_k A^k\big)\Big)
 
     with :math:`g` of :class:`GuidedBackpropagation` and the bilinearly enlarged map of
     :class:`whence.attribution.GradCAM`, both from the same forward. The values add up to nothing
