@@ -21,9 +21,9 @@ INSTALL := $(PIP) install --constraint constraints.txt
 BASE := .venv/.installed-base
 FULL := .venv/.installed-full
 DOCS := .venv/.installed-docs
-PARITY := .venv/.installed-parity
+BENCH := .venv/.installed-bench
 
-.PHONY: help demo test parity bench bench-coverage lint docs clean
+.PHONY: help demo test parity bench bench-attribution bench-coverage lint docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -34,7 +34,7 @@ demo: $(BASE) ## Audit a small network that learnt a planted shortcut; writes de
 test: lint ## Everything that must be green: lint, types, layers, tests, doctests, examples
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-parity: $(PARITY) ## Methods beside other libraries: captum, zennit, pytorch-grad-cam
+parity: $(FULL) ## Methods beside other libraries: captum, zennit, pytorch-grad-cam
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/parity tests/attribution \
 	  tests/network/test_rules.py
 
@@ -46,6 +46,9 @@ lint: $(FULL) ## Ruff, formatting, mypy --strict, import contracts
 
 bench: $(FULL) ## The speed table, each row measured beside its reference
 	$(BIN)/python -m benchmarks
+
+bench-attribution: $(BENCH) ## Attribution beside other libraries: passes, time, memory
+	$(BIN)/python -m benchmarks.attribution
 
 bench-coverage: $(FULL) ## Every method on every model of the list: ok, not applicable, or an error
 	$(BIN)/python -m benchmarks.coverage
@@ -74,12 +77,12 @@ $(BASE): .venv/.made pyproject.toml constraints.txt
 
 $(FULL): .venv/.made pyproject.toml constraints.txt
 	@rm -f $@
-	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers]'
+	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers,superpixels,parity]'
 	@touch $@ $(BASE)
 
-$(PARITY): $(FULL)
+$(BENCH): $(FULL)
 	@rm -f $@
-	$(INSTALL) --quiet --editable '.[parity,superpixels]'
+	$(INSTALL) --quiet --editable '.[bench]'
 	@touch $@
 
 $(DOCS): $(FULL)
