@@ -1,5 +1,8 @@
 """Cutting: named places, the default place, and what is refused."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch.nn import functional
 
 from whence.errors import SettingError
 from whence.network import Network
+from whence.network.read import MOST_MADE
 
 
 class Residual(nn.Module):
@@ -194,3 +198,32 @@ def test_a_network_without_feature_maps_has_no_default_cut():
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     with pytest.raises(SettingError, match="No feature map was found"):
         read(model).cut()
+
+
+def test_the_same_place_asked_for_again_is_the_same_cut_and_another_is_another():
+    network = read(Residual())
+    first = network.cut()
+    assert network.cut() is first
+    assert network.cut("stem") is network.cut("stem")
+    assert network.cut("stem").node != first.node
+    assert read(Residual()).cut() is not first
+
+
+def test_cuts_that_were_not_asked_for_longest_are_forgotten():
+    network = read(Residual())
+    stem, last = network.cut("stem"), network.cut()
+    for at in range(MOST_MADE - 1):
+        network.kept(("other", at), object)
+    assert network.cut() is last
+    assert network.cut("stem") is not stem
+    assert len(network.made) == MOST_MADE
+
+
+def test_a_cut_does_not_outlive_its_network():
+    network = read(Residual())
+    cuts = [weakref.ref(network.cut()), weakref.ref(network.cut("stem"))]
+    alive = weakref.ref(network)
+    del network
+    gc.collect()
+    assert alive() is None
+    assert [cut() for cut in cuts] == [None, None]

@@ -193,3 +193,11 @@ def test_parameters_of_a_network_under_rules_are_the_users():
     with torch.no_grad():
         model.head.bias += 1
     torch.testing.assert_close(network(IMAGES), before + 1)
+
+
+def test_the_same_rules_asked_for_again_give_the_same_network():
+    network = Network.read(Modules(), IMAGES)
+    guided = network.under([GUIDED_BACKPROPAGATION])
+    assert network.under((GUIDED_BACKPROPAGATION,)) is guided
+    assert network.under([DECONVOLUTION]) is not guided
+    assert places(network.module) is places(network.module)

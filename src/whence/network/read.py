@@ -1,8 +1,8 @@
 """Network: a model read once, as a graph of tensor operations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ from whence.network.twice import twice_differentiable
 
 __all__ = ["Network"]
 
+Made = TypeVar("Made")
+
+MOST_MADE = 16
+"""How many graphs a network keeps of those that were made of it."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +45,8 @@ class Network:
         example: A few images that the network was read with.
         unread: Names of the model's parameters that its predictions do not use, or that it has
             cached as constants.
+        made: The cuts and the graphs under rules that were asked for last; they live as long as
+            the network.
     """
 
     module: GraphModule
@@ -47,6 +54,7 @@ class Network:
     parameters: Mapping[str, nn.Parameter]
     example: Tensor = field(repr=False)
     unread: tuple[str, ...] = ()
+    made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def read(model: nn.Module, images: Images) -> "Network":
@@ -138,8 +146,12 @@ class Network:
         return staged(self.module, self.graph, list(self.parameters))
 
     def under(self, rules: Sequence[Rule]) -> "Network":
-        """Return the same function whose operations have other backward rules."""
-        return self.with_module(under(self.module, rules))
+        """Return the same function whose operations have other backward rules.
+
+        The same rules, asked for again, give the same network at no cost.
+        """
+        rules = tuple(rules)
+        return self.kept(("under", rules), lambda: self.with_module(under(self.module, rules)))
 
     def folded(self) -> "Network":
         """Return the same function in fewer operations: batch norms folded into what they follow.
@@ -162,8 +174,11 @@ class Network:
             node: The name of a node (see :meth:`describe`), or the path of a module, whose last
                 operation is meant. By default the last feature map that every prediction passes
                 through and that all pixels still influence: the place for Grad-CAM.
+
+        Returns:
+            Head and tail. The same place, asked for again, gives the same cut at no cost.
         """
-        return find_cut(self.module, self.example, node)
+        return self.kept(("cut", node), lambda: find_cut(self.module, self.example, node))
 
     def homogeneity(self) -> Homogeneity:
         """Return the degree of homogeneity of every operation, and who breaks it."""
@@ -176,6 +191,15 @@ class Network:
     def fingerprint(self) -> str:
         """Return a SHA-256 of weights and graph."""
         return fingerprint_model(self.module, self.module.code)
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what was made under this key, or make it and forget what was not used longest."""
+        held: Made | None = self.made.pop(key, None)
+        found = make() if held is None else held
+        self.made[key] = found
+        for old in list(self.made)[:-MOST_MADE]:
+            self.made.pop(old, None)
+        return found
 
     def with_module(self, module: GraphModule) -> "Network":
         """Return a network over the same parameters with another graph."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -99,11 +100,18 @@ def under(module: GraphModule, rules: Sequence[Rule]) -> GraphModule:
     return rewrite.compiled(module, graph)
 
 
+PLACES: WeakKeyDictionary[GraphModule, tuple[Place, ...]] = WeakKeyDictionary()
+"""Where the operations of a module stand, for as long as it lives."""
+
+
 def places(module: GraphModule) -> tuple[Place, ...]:
-    """Return where each image-dependent operation stands, in order."""
-    graph, _ = rewrite.copied(module.graph)
-    rewrite.functional(graph)
-    return tuple(placed(graph).values())
+    """Return where each image-dependent operation stands, in order; a second time at no cost."""
+    found = PLACES.get(module)
+    if found is None:
+        graph, _ = rewrite.copied(module.graph)
+        rewrite.functional(graph)
+        found = PLACES[module] = tuple(placed(graph).values())
+    return found
 
 
 def placed(graph: Graph) -> dict[Node, Place]:
