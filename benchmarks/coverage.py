@@ -38,6 +38,7 @@ CHEAP: Mapping[str, Mapping[str, float | str]] = {
     "kernel-shap": {"superpixels": "grid:2", "samples": 16},
     "lime": {"superpixels": "grid:2", "samples": 16},
     "soundness-saliency": {"steps": 3},
+    "extremal-perturbation": {"steps": 3},
     "pertinent-negatives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
     "pertinent-positives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
 }

@@ -10,6 +10,7 @@ from whence.attribution.deeplift import DeepLift
 from whence.attribution.evidence import Evidence, PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
+from whence.attribution.extremal import ExtremalPerturbation, Extremes
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.guided import Deconvnet, GuidedBackpropagation, GuidedGradCAM
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
@@ -42,6 +43,8 @@ __all__ = [
     "Entry",
     "Evidence",
     "ExpectedGradients",
+    "ExtremalPerturbation",
+    "Extremes",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",

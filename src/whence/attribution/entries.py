@@ -9,6 +9,7 @@ from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
 from whence.attribution.evidence import PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
+from whence.attribution.extremal import ExtremalPerturbation
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from whence.attribution.noise import SmoothGrad, SmoothGradSquared, VarGrad
@@ -310,6 +311,17 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Gupta et al. (2022), arXiv:2211.02912; Kadir et al. (2023), 2307.02150",
         ),
         make=SoundnessSaliency,
+    ),
+    Entry(
+        card=MethodCard(
+            name="extremal-perturbation",
+            family="mask",
+            passes="steps (800) for each area, and 1.5; twice that for dual",
+            needs="any callable",
+            complete="no",
+            reference="Fong, Patrick and Vedaldi (2019), arXiv:1910.08485, section 3",
+        ),
+        make=ExtremalPerturbation,
     ),
     Entry(
         card=MethodCard(
