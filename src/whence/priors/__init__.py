@@ -6,17 +6,49 @@ only through ``whence.core``.
 
 from whence.priors.fit import Epoch, Fit, fit
 from whence.priors.loss import Prior, PriorLoss, prior_loss
-from whence.priors.penalties import GiniSparsity, OutsideMask, Penalty, TotalVariation
+from whence.priors.masks import (
+    MaskCrossEntropy,
+    MaskEnergy,
+    MaskL1,
+    OutsideMask,
+    RightReasons,
+    all_log_probabilities,
+    box_masks,
+)
+from whence.priors.penalties import (
+    L1,
+    L2,
+    Entropy,
+    GiniSparsity,
+    Magnitude,
+    MeanMap,
+    Penalty,
+    TotalVariation,
+)
+from whence.priors.relations import GraphLaplacian, PairwiseSimilarity
 
 __all__ = [
+    "L1",
+    "L2",
+    "Entropy",
     "Epoch",
     "Fit",
     "GiniSparsity",
+    "GraphLaplacian",
+    "Magnitude",
+    "MaskCrossEntropy",
+    "MaskEnergy",
+    "MaskL1",
+    "MeanMap",
     "OutsideMask",
+    "PairwiseSimilarity",
     "Penalty",
     "Prior",
     "PriorLoss",
+    "RightReasons",
     "TotalVariation",
+    "all_log_probabilities",
+    "box_masks",
     "fit",
     "prior_loss",
 ]
