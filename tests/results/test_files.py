@@ -86,6 +86,7 @@ maps = parts(
     total=finite,
     explained=st.floats(),
     gap=st.none() | st.floats(),
+    found=st.none() | st.booleans(),
 )
 run_cards = parts(
     RunCard,

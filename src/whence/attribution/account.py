@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
+from torch import Tensor
+
 from whence.core import Attributions, Images, ScalarFn, Scalars
 
 __all__ = ["FORWARD", "Account", "Accountable"]
@@ -25,6 +27,7 @@ class Account:
             ``f(images) - f(baseline)``; None for methods without such a law; ``(b,)``.
         absorbed: What biases took of it, for methods that share ``reference`` out layer by layer;
             ``(b,)``.
+        found: Whether what was searched for was found, for methods that search; ``(b,)``.
     """
 
     values: Attributions
@@ -32,6 +35,7 @@ class Account:
     explained: Scalars | None = None
     reference: Scalars | None = None
     absorbed: Scalars | None = None
+    found: Tensor | None = None
 
 
 @runtime_checkable

@@ -95,8 +95,13 @@ class PertinentNegatives:
         return self.search(f, images).values
 
     def account(self, f: ScalarFn, images: Images) -> Account:
-        """Return what is added with its cost."""
-        return Account(values=self.search(f, images).values, passes=self.steps * self.searches)
+        """Return what is added with its cost, and where the search succeeded."""
+        evidence = self.search(f, images)
+        return Account(
+            values=evidence.values,
+            passes=self.steps * self.searches,
+            found=evidence.success,
+        )
 
     def search(self, f: ScalarFn, images: Images) -> Evidence:
         """Return what is added, with the success and the margin of each image."""
@@ -157,8 +162,13 @@ class PertinentPositives:
         return self.search(f, images).values
 
     def account(self, f: ScalarFn, images: Images) -> Account:
-        """Return what is kept with its cost."""
-        return Account(values=self.search(f, images).values, passes=self.steps * self.searches)
+        """Return what is kept with its cost, and where the search succeeded."""
+        evidence = self.search(f, images)
+        return Account(
+            values=evidence.values,
+            passes=self.steps * self.searches,
+            found=evidence.success,
+        )
 
     def search(self, f: ScalarFn, images: Images) -> Evidence:
         """Return what is kept, with the success and the margin of each image."""

@@ -31,6 +31,8 @@ class Attribution:
         method: The method, with its settings.
         absorbed: What biases took of the explained value, for methods that share it out layer by
             layer, ``(b,)``; None for the others.
+        found: Whether a method that searches found what it searched for, ``(b,)``; None for the
+            others.
     """
 
     values: Attributions
@@ -40,6 +42,7 @@ class Attribution:
     cost: float
     method: Method
     absorbed: Scalars | None = None
+    found: Tensor | None = None
 
     @property
     def conservation(self) -> Scalars | None:
@@ -101,6 +104,7 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
         cost=cost,
         method=method,
         absorbed=account.absorbed,
+        found=account.found,
     )
 
 

@@ -182,6 +182,7 @@ class ExtremalPerturbation:
             values=masks.to(images.dtype),
             passes=self.steps * self.width + FORWARD * (self.width + 2),
             explained=extremes.full,
+            found=extremes.sufficient[rows, extremes.chosen],
         )
 
     @property

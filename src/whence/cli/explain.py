@@ -190,6 +190,7 @@ def overview(
     """Return what was found, without maps, as a program reads it."""
     names = result.model.classes
     gaps = [None] * len(result.names) if result.gap is None else result.gap.tolist()
+    found = [None] * len(result.names) if result.found is None else result.found.tolist()
     return {
         **written,
         "model": {"name": result.model.name, "fingerprint": result.model.fingerprint},
@@ -203,14 +204,16 @@ def overview(
                 "explained": explained,
                 "total": total,
                 "gap": gap,
+                "found": success,
             }
-            for name, prediction, confidence, explained, total, gap in zip(
+            for name, prediction, confidence, explained, total, gap, success in zip(
                 result.names,
                 result.predictions.tolist(),
                 result.confidences.tolist(),
                 result.explained.tolist(),
                 result.total.tolist(),
                 gaps,
+                found,
                 strict=True,
             )
         ],
@@ -233,7 +236,9 @@ def show(
     rows = []
     for at, name in enumerate(result.names):
         gap = "" if result.gap is None else f"gap {100 * float(result.gap[at]):.2f} %"
-        if bool(result.blank[at]):
+        if result.found is not None:
+            gap = f"the search {'succeeded' if bool(result.found[at]) else 'failed'}"
+        elif bool(result.blank[at]):
             gap = "the map is zero everywhere"
         value = float(result.explained[at])
         rows.append(

@@ -69,6 +69,8 @@ class Explanation:
         total: The sum of each image's values, ``(b,)``.
         gap: How far ``total`` is from what an exact method's values add up to, relative to it
             (0.01 is one per cent), ``(b,)``; None for methods without such a law.
+        found: Whether a method that searches (for evidence, or for the smallest area) found what
+            it searched for, ``(b,)``; None for the others.
         predictions: The most probable class of each image, ``(b,)``.
         confidences: Its softmax probability, ``(b,)``.
         cost: Passes (a forward and an input-backward) per image that the method took. The
@@ -92,6 +94,7 @@ class Explanation:
     pictures: tuple[NDArray[np.uint8], ...]
     model: ModelCard
     run: RunCard
+    found: Tensor | None = None
 
     @property
     def conservation(self) -> Tensor:
@@ -112,6 +115,7 @@ class Explanation:
         """The explanation as plain values and arrays; channels are summed."""
         maps = self.values.detach().sum(dim=1, dtype=torch.float64).float().cpu().numpy()
         gaps = [None] * len(maps) if self.gap is None else self.gap.tolist()
+        found = [None] * len(maps) if self.found is None else self.found.tolist()
         return ExplanationRecord(
             model=self.model,
             names=self.names,
@@ -119,9 +123,11 @@ class Explanation:
             confidences=tuple(self.confidences.tolist()),
             pictures=self.pictures,
             maps=tuple(
-                MapRecord(values=values, method=str(self.method), total=t, explained=e, gap=g)
-                for values, t, e, g in zip(
-                    maps, self.total.tolist(), self.explained.tolist(), gaps, strict=True
+                MapRecord(
+                    values=values, method=str(self.method), total=t, explained=e, gap=g, found=s
+                )
+                for values, t, e, g, s in zip(
+                    maps, self.total.tolist(), self.explained.tolist(), gaps, found, strict=True
                 )
             ),
             run=self.run,
@@ -251,6 +257,7 @@ def explain(  # noqa: PLR0913 - one keyword per question, with the same name eve
         explained=found.explained,
         total=found.total,
         gap=found.gap,
+        found=found.found,
         predictions=predictions,
         confidences=confidences,
         cost=found.cost,
@@ -382,11 +389,13 @@ def in_chunks(
     if len(parts) == 1:
         return parts[0]
     gaps = [part.gap for part in parts if part.gap is not None]
+    found = [part.found for part in parts if part.found is not None]
     return Attribution(
         values=torch.cat([part.values for part in parts]),
         explained=torch.cat([part.explained for part in parts]),
         total=torch.cat([part.total for part in parts]),
         gap=torch.cat(gaps) if len(gaps) == len(parts) else None,
+        found=torch.cat(found) if len(found) == len(parts) else None,
         cost=sum(part.cost * len(part.total) for part in parts) / len(images),
         method=method,
     )

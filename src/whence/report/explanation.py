@@ -27,6 +27,7 @@ class ExplainedView:
     explained: str
     total: str
     gap: str
+    verdict: str
     method: str
     full_method: str
     scale: str
@@ -52,6 +53,7 @@ def explanation_views(record: ExplanationRecord) -> tuple[ExplainedView, ...]:
                 explained=number(one.explained),
                 total=number(one.total),
                 gap="" if one.gap is None else percent(one.gap, 2),
+                verdict="" if one.found is None else ("succeeded" if one.found else "failed"),
                 method=brief_method(one.method),
                 full_method=one.method,
                 scale=heat.end,

@@ -43,6 +43,7 @@ class MapRecord:
         total: The sum of all values.
         explained: The number that was explained (a logit, an influence).
         gap: The completeness gap relative to ``explained``, if the method is complete.
+        found: Whether what was searched for was found, if the method searches.
     """
 
     values: Map
@@ -50,6 +51,7 @@ class MapRecord:
     total: float
     explained: float
     gap: float | None = None
+    found: bool | None = None
 
 
 @final
