@@ -44,6 +44,7 @@ class GradCAM:
         relu: Keep only what speaks for the explained value.
         upsample: Enlarge the map to the image, bilinearly (corners not aligned); otherwise it
             has the feature map's size.
+        create_graph: Keep the graph, so that a loss on the maps trains the weights.
         batch_size: Images per internal batch; chosen by memory if None.
 
     Raises:
@@ -57,6 +58,7 @@ class GradCAM:
     node: str | None = None
     relu: bool = True
     upsample: bool = True
+    create_graph: bool = False
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +71,12 @@ class GradCAM:
 
     def account(self, f: ScalarFn, images: Images) -> Account:
         """Return the maps with their cost."""
-        layer = Layer(node=self.node, relu=self.relu, upsample=self.upsample)
+        layer = Layer(
+            node=self.node,
+            relu=self.relu,
+            upsample=self.upsample,
+            create_graph=self.create_graph,
+        )
         return layer.account(f, images, averaged, self.batch_size)
 
 
@@ -87,24 +94,27 @@ class Layer:
         node: Where to cut; None for the network's last feature map.
         relu: Keep only what speaks for the explained value.
         upsample: Enlarge the map to the image.
+        create_graph: Keep the graph of the maps.
     """
 
     node: str | None
     relu: bool
     upsample: bool
+    create_graph: bool = False
 
     def account(self, f: ScalarFn, images: Images, weigh: Weigh, batch_size: int | None) -> Account:
         """Return the sum over channels of what ``weigh`` makes of maps and their gradients."""
         network, scalar = network_of(f)
         with recording():
-            images = owned(images)
+            images = owned(images, create_graph=self.create_graph)
             network.check(images)
             cut = network.cut(self.node)
             pace = Pace(f=f, images=images, batch_size=batch_size)
             maps, values = [], []
             for start, stop in pace.spans(len(images)):
                 rows = torch.arange(start, stop, device=images.device)
-                batch, value = weighted(cut, scalar.at(rows).target, images[start:stop], weigh)
+                target, own = scalar.at(rows).target, images[start:stop]
+                batch, value = weighted(cut, target, own, weigh, create_graph=self.create_graph)
                 maps.append(batch)
                 values.append(value)
         return Account(
@@ -125,24 +135,27 @@ def enlarged(maps: Tensor, images: Images) -> Tensor:
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def weighted(cut: Cut, target: Target, images: Images, weigh: Weigh) -> tuple[Tensor, Tensor]:
+def weighted(
+    cut: Cut, target: Target, images: Images, weigh: Weigh, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of the maps as ``(b, 1, h', w')``, and the explained values."""
-    with torch.no_grad():
+    with torch.set_grad_enabled(create_graph):
         activation, *others = cut.head(images.clone())
 
     def behind(activation: Tensor) -> Tensor:
         return target(check_logits(cut.tail(activation, *others), len(images)))
 
-    values, gradient = value_and_gradient(behind, activation)
-    with torch.no_grad():
+    values, gradient = value_and_gradient(behind, activation, create_graph=create_graph)
+    with torch.set_grad_enabled(create_graph):
         weighed = weigh(cut.maps(activation), cut.maps(gradient))
         return weighed.sum(dim=1, keepdim=True), values
 
 
 def network_of(f: ScalarFn) -> tuple[Network, ModelScalar]:
-    """Return the network that a function explains."""
-    if isinstance(f, ModelScalar) and isinstance(f.model, Network):
-        return f.model, f
+    """Return the network that a function explains, and the function as model and target."""
+    model, target = getattr(f, "model", None), getattr(f, "target", None)
+    if isinstance(model, Network) and isinstance(target, Target):
+        return model, f if isinstance(f, ModelScalar) else ModelScalar(model, target)
     came = type(f.model).__name__ if isinstance(f, ModelScalar) else type(f).__name__
     msg = (
         f"The method works on the layers of a network and needs its graph; got {came}. Read the "

@@ -62,7 +62,8 @@ class ExpectedGradients:
     A Monte Carlo estimate of the mean of integrated gradients over all references. Their values
     add up to ``f(x)`` less the mean of ``f`` over the references, in expectation; the gap that is
     reported compares with the references that were drawn, so that what remains of it is the
-    error of the draws of :math:`\alpha`. All images see the same draws.
+    error of the draws of :math:`\alpha`. All images see the same draws, unless each shall have its
+    own: as a prior in training, with few samples, the mean over a batch is then less noisy.
 
     Cost: ``samples`` passes; the account adds half a pass for ``f(x)`` and for each reference
     that was drawn, whose ``f`` it compares with.
@@ -73,6 +74,10 @@ class ExpectedGradients:
         samples: Draws per image.
         stratified: Draw one place on the path from each of ``samples`` equal parts of it, in
             random order: the same mean, with less variance.
+        shared: Whether all images see the same draws; otherwise those of an image depend on its
+            place in the batch.
+        create_graph: Keep the graph, so that a loss on the attributions trains the weights; all
+            ``samples`` passes then stay in memory.
         seed: Seed of the draws, which are made on the CPU for every device alike.
         batch_size: Draws per internal batch; chosen by memory if None.
 
@@ -84,6 +89,8 @@ class ExpectedGradients:
     references: Baseline = field(default_factory=Zero)
     samples: int = 32
     stratified: bool = True
+    shared: bool = True
+    create_graph: bool = False
     seed: int = 0
     batch_size: int | None = None
 
@@ -108,6 +115,8 @@ class ExpectedGradients:
             stratified=self.stratified,
             sigma=0.0,
             seed=self.seed,
+            shared=self.shared,
+            create_graph=self.create_graph,
         )
 
 
@@ -177,6 +186,8 @@ class Starts:
         stratified: One place in each equal part of the path.
         sigma: Noise on the images, as a fraction of their range.
         seed: Seed of all draws.
+        shared: Whether all images see the same draws.
+        create_graph: Keep the graph of the gradients.
     """
 
     references: Baseline
@@ -184,10 +195,20 @@ class Starts:
     stratified: bool
     sigma: float
     seed: int
+    shared: bool = True
+    create_graph: bool = False
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Return which reference, and which place on the path, each sample takes."""
+    def each(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Return the places of each image, ``(samples, b)``, or ``(samples, 1)`` if shared."""
         generator = torch.Generator().manual_seed(self.seed)
+        count = 1 if self.shared else len(images)
+        which, alphas = zip(*(self.places(generator) for _ in range(count)), strict=True)
+        return torch.stack(which, dim=1), torch.stack(alphas, dim=1)
+
+    def places(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return which reference, and which place on the path, each sample of an image takes."""
+        if generator is None:
+            generator = torch.Generator().manual_seed(self.seed)
         count = len(self.references.images) if isinstance(self.references, References) else 1
         which = torch.randint(count, (self.samples,), generator=generator)
         if 1 < count <= self.samples:  # every reference, as equally often as can be
@@ -203,7 +224,7 @@ class Starts:
     def starts(self, images: Images, which: Tensor) -> Tensor:
         """Return the starts of some samples, ``(samples, b or 1, c, h, w)``."""
         if isinstance(self.references, References):
-            return self.references.rows(images, which)[:, None]
+            return self.references.rows(images, which)
         start = self.references(images)
         if start.shape != images.shape:
             msg = (
@@ -216,7 +237,7 @@ class Starts:
     def account(self, f: ScalarFn, images: Images, batch_size: int | None, *, law: bool) -> Account:
         """Return the mean over the draws, and ``f`` at both ends of the paths if asked for."""
         with recording():
-            images = owned(images)
+            images = owned(images, create_graph=self.create_graph)
             pace = Pace(f=f, images=images, batch_size=batch_size)
             spans = pace.spans(len(images))
             values = torch.cat([self.mean(f, images, span, pace) for span in spans])
@@ -239,8 +260,11 @@ class Starts:
             count = len(points)
             rows = torch.arange(first, last, device=images.device).repeat(count)
             with pace.watching(len(rows)):
-                _, gradient = value_and_gradient(f.at(rows), points.flatten(0, 1))
-            total += (change * gradient.reshape(points.shape)).sum(dim=0, dtype=total.dtype)
+                _, gradient = value_and_gradient(
+                    f.at(rows), points.flatten(0, 1), create_graph=self.create_graph
+                )
+            part = (change * gradient.reshape(points.shape)).sum(dim=0, dtype=total.dtype)
+            total = total + part
         return total / self.samples
 
     def paths(
@@ -251,7 +275,9 @@ class Starts:
         own = images[first:last]
         low, high = own.flatten(1).aminmax(dim=1)
         spread = (self.sigma * (high - low)).view(-1, 1, 1, 1)
-        which, alphas = self.places()
+        which, alphas = self.each(images)
+        if not self.shared:
+            which, alphas = which[:, first:last], alphas[:, first:last]
         generator = torch.Generator().manual_seed(self.seed + 1)
         for begin, end in pace.spans(self.samples, width=last - first):
             ends = own[None]
@@ -259,14 +285,16 @@ class Starts:
                 ends = ends + draws(generator, end - begin, images)[:, None] * spread
             start = self.starts(own, which[begin:end])
             change = (ends - start).expand(end - begin, *own.shape)
-            yield change, start + alphas[begin:end].to(own).view(-1, 1, 1, 1, 1) * change
+            along = alphas[begin:end].to(own)
+            yield change, start + along.reshape(*along.shape, 1, 1, 1) * change
 
     def level(self, f: ScalarFn, images: Images, pace: Pace) -> tuple[Scalars, int]:
         """Return the mean of ``f`` over the references that were drawn, and their number."""
-        times = self.places()[0].bincount()
-        drawn = times.nonzero()
+        places = self.each(images)[0]
+        drawn = places.flatten().bincount().nonzero()
         total = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         for which in drawn:
-            start = self.starts(images, which)[0].expand_as(images)
-            total += evaluate(f, start, pace).double() * (int(times[which]) / self.samples)
+            start = self.starts(images, which.view(1, 1))[0].expand_as(images)
+            times = (places == which).double().mean(dim=0).to(images.device)
+            total += evaluate(f, start, pace).double() * times
         return total.to(images.dtype), len(drawn)
