@@ -13,7 +13,10 @@ from whence.core import (
     Blur,
     Colour,
     Mean,
+    Noise,
     Normalisation,
+    RandomBaseline,
+    Shuffled,
     Uniform,
     Zero,
     baseline_named,
@@ -137,6 +140,36 @@ def test_uniform_noise_fills_the_pixel_range():
     assert pixels.max() <= 1 + 1e-6
     histogram = torch.histc(pixels, bins=8, min=0, max=1) / pixels.numel()
     torch.testing.assert_close(histogram, torch.full((8,), 1 / 8), atol=0.02, rtol=0)
+
+
+def test_gaussian_noise_has_the_deviation_that_was_asked_for():
+    noise = Noise(sigma=0.5, seed=2)(torch.zeros(2, 3, 64, 64))
+    assert noise.mean().abs() < 0.02
+    assert noise.std().item() == pytest.approx(0.5, rel=0.03)
+    assert torch.equal(noise[0], noise[1])
+    with pytest.raises(SettingError, match=r"positive sigma, in model units; got 0\.0"):
+        Noise(sigma=0.0)
+
+
+def test_shuffled_pixels_keep_their_colours(images):
+    shuffled = Shuffled(seed=1)(images)
+    assert not torch.equal(shuffled, images)
+    for image, other in zip(images, shuffled, strict=True):
+        pixels, others = image.flatten(1).T.tolist(), other.flatten(1).T.tolist()
+        assert sorted(pixels) == sorted(others)
+
+
+@pytest.mark.parametrize(
+    "baseline", [Uniform(), Noise(), Shuffled()], ids=lambda b: type(b).__name__
+)
+def test_what_is_drawn_anew_depends_on_the_generator_alone(baseline, images):
+    assert isinstance(baseline, RandomBaseline)
+    generator = torch.Generator().manual_seed(7)
+    first, second = baseline.draw(images, generator), baseline.draw(images, generator)
+    assert not torch.equal(first, second)
+    again = torch.Generator().manual_seed(7)
+    alone = torch.cat([baseline.draw(images[:2], again), baseline.draw(images[:2], again)])
+    torch.testing.assert_close(alone, torch.cat([first[:2], second[:2]]), rtol=0, atol=0)
 
 
 def test_an_unknown_baseline_is_refused_with_the_names():

@@ -15,7 +15,19 @@ from whence.core.normalisation import Normalisation
 from whence.core.types import Images
 from whence.errors import SettingError
 
-__all__ = ["BASELINES", "Baseline", "Blur", "Colour", "Mean", "Uniform", "Zero", "baseline_named"]
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "Blur",
+    "Colour",
+    "Mean",
+    "Noise",
+    "RandomBaseline",
+    "Shuffled",
+    "Uniform",
+    "Zero",
+    "baseline_named",
+]
 
 
 @runtime_checkable
@@ -24,6 +36,19 @@ class Baseline(Protocol):
 
     def __call__(self, images: Images) -> Images:
         """Return a tensor shaped like ``images``."""
+        ...
+
+
+@runtime_checkable
+class RandomBaseline(Protocol):
+    """A baseline that is one of many, for methods that draw anew in every step."""
+
+    def __call__(self, images: Images) -> Images:
+        """Return a tensor shaped like ``images``, the same on every call."""
+        ...
+
+    def draw(self, images: Images, generator: torch.Generator) -> Images:
+        """Return another one; what is drawn does not depend on how many images there are."""
         ...
 
 
@@ -111,13 +136,67 @@ class Uniform:
 
     def __call__(self, images: Images) -> Images:
         """Return one random image, repeated for the batch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        return self.draw(images, torch.Generator().manual_seed(self.seed))
+
+    def draw(self, images: Images, generator: torch.Generator) -> Images:
+        """Return another random image, repeated for the batch."""
         pixels = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         model = self.normalisation.to_model(pixels[None].to(images))
         return model.expand_as(images).clone()
 
 
-BASELINES = ("zero", "black", "white", "mean", "blur", "uniform")
+@final
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Gaussian noise around zero in model units, the same for every call with the same seed.
+
+    Args:
+        sigma: Its standard deviation, in model units; images that were normalised by the
+            training data's have 1.
+        seed: Seed of the noise.
+    """
+
+    sigma: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is noise."""
+        if not self.sigma > 0:
+            msg = f"Noise needs a positive sigma, in model units; got {self.sigma}."
+            raise SettingError(msg)
+
+    def __call__(self, images: Images) -> Images:
+        """Return one image of noise, repeated for the batch."""
+        return self.draw(images, torch.Generator().manual_seed(self.seed))
+
+    def draw(self, images: Images, generator: torch.Generator) -> Images:
+        """Return another image of noise, repeated for the batch."""
+        noise = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
+        return (self.sigma * noise[None]).to(images).expand_as(images).clone()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Shuffled:
+    """The pixels of each image in random order: its colours without its shapes.
+
+    Args:
+        seed: Seed of the order, which is the same for all images.
+    """
+
+    seed: int = 0
+
+    def __call__(self, images: Images) -> Images:
+        """Return the images with their pixels in one random order."""
+        return self.draw(images, torch.Generator().manual_seed(self.seed))
+
+    def draw(self, images: Images, generator: torch.Generator) -> Images:
+        """Return the images with their pixels in another order."""
+        order = torch.randperm(images.shape[2] * images.shape[3], generator=generator)
+        return images.flatten(2)[:, :, order.to(images.device)].reshape(images.shape)
+
+
+BASELINES = ("zero", "black", "white", "mean", "blur", "uniform", "noise", "shuffled")
 """The names that :func:`baseline_named` knows."""
 
 
@@ -128,19 +207,17 @@ def baseline_named(name: str, normalisation: Normalisation | None = None) -> Bas
         SettingError: If the name is not one of :data:`BASELINES`.
     """
     units = normalisation or Normalisation()
-    match name:
-        case "zero":
-            return Zero()
-        case "black":
-            return Colour(value=(0.0,), normalisation=units)
-        case "white":
-            return Colour(value=(1.0,), normalisation=units)
-        case "mean":
-            return Mean()
-        case "blur":
-            return Blur()
-        case "uniform":
-            return Uniform(normalisation=units)
-        case _:
-            msg = f"Unknown baseline {name!r}. Choose one of: {', '.join(BASELINES)}."
-            raise SettingError(msg)
+    known: dict[str, Baseline] = {
+        "zero": Zero(),
+        "black": Colour(value=(0.0,), normalisation=units),
+        "white": Colour(value=(1.0,), normalisation=units),
+        "mean": Mean(),
+        "blur": Blur(),
+        "uniform": Uniform(normalisation=units),
+        "noise": Noise(),
+        "shuffled": Shuffled(),
+    }
+    if name not in known:
+        msg = f"Unknown baseline {name!r}. Choose one of: {', '.join(BASELINES)}."
+        raise SettingError(msg)
+    return known[name]
