@@ -1,8 +1,11 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from whence.attribution import RISE, Occlusion, SmoothGrad
 from whence.core import LogProbability, ModelScalar, logit
 from whence.errors import SettingError
 from whence.priors import GiniSparsity, Prior, TotalVariation, prior_loss
@@ -89,9 +92,38 @@ def test_attention_can_be_trained_with_a_prior(labels, generator, method):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
-def test_a_method_without_a_graph_is_refused(model, images, labels, method):
+def test_a_method_is_made_to_keep_its_graph(model, images, labels, method):
     prior = Prior(method=type(method)(create_graph=False), penalty=GiniSparsity())
-    with pytest.raises(SettingError, match="create_graph=True"):
+    assert prior.method == type(method)(create_graph=True)
+    assert prior_loss(model, images, labels, prior=prior).penalty.requires_grad
+
+
+def without_graph(f, images):
+    return f(images).detach()[:, None, None, None] * images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detached:
+    def __call__(self, f, images):
+        return without_graph(f, images)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (Detached(), "Detached"),
+        (without_graph, "without_graph"),
+        (Occlusion(window=3, stride=3), "Occlusion"),
+        (RISE(masks=4, cells=2), "RISE"),
+        (SmoothGrad(samples=2), "SmoothGrad"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_method_that_is_not_differentiable_is_refused_by_name(
+    method, name, model, images, labels
+):
+    prior = Prior(method=method, penalty=GiniSparsity())
+    with pytest.raises(SettingError, match=f"^{name} is not differentiable.*create_graph"):
         prior_loss(model, images, labels, prior=prior)
 
 

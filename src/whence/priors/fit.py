@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -62,7 +62,7 @@ def fit(
         optimiser: Makes an optimiser of the parameters: ``partial(torch.optim.Adam, lr=1e-3)``.
         generator: Shuffles the images, anew for every epoch.
         prior: What attributions shall look like. Its penalty belongs to the whole dataset; for
-            every batch ``penalty.at(indices)`` is taken.
+            every batch ``prior.at(indices, step)`` is taken.
         batch_size: Images per step.
         progress: Called after every step.
 
@@ -83,11 +83,13 @@ def fit(
     trained.train()
     steps = optimiser(chosen)
     history: list[Epoch] = []
+    number = 0
     for epoch in range(epochs):
         order = torch.randperm(len(data), generator=generator).tolist()
         tally = Tally()
         for batch in data.batches(batch_size, order):
-            loss = step(trained, steps, batch, prior)
+            loss = step(trained, steps, batch, prior, number)
+            number += 1
             tally.add(loss, batch.labels, epoch)
             progress("training", epoch * len(data) + tally.count, epochs * len(data))
         history.append(tally.epoch())
@@ -96,8 +98,10 @@ def fit(
     return Fit(model=trained, history=tuple(history))
 
 
-def step(model: nn.Module, optimiser: Optimizer, batch: Batch, prior: Prior | None) -> PriorLoss:
-    """Take one step on a batch and return its loss."""
+def step(
+    model: nn.Module, optimiser: Optimizer, batch: Batch, prior: Prior | None, number: int
+) -> PriorLoss:
+    """Take the step of this number on a batch and return its loss."""
     if (batch.labels < 0).any():
         first = int(batch.indices[batch.labels < 0][0])
         msg = f"Image {first} has no label. Training needs one for every image."
@@ -111,8 +115,7 @@ def step(model: nn.Module, optimiser: Optimizer, batch: Batch, prior: Prior | No
             task = functional.cross_entropy(logits, labels)
             loss = PriorLoss(total=task, task=task, penalty=torch.zeros_like(task), logits=logits)
         else:
-            own = replace(prior, penalty=prior.penalty.at(batch.indices))
-            loss = prior_loss(model, images, labels, prior=own)
+            loss = prior_loss(model, images, labels, prior=prior.at(batch.indices, number))
         loss.total.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return loss
