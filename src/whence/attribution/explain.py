@@ -10,8 +10,9 @@ from whence.attribution.account import FORWARD
 from whence.attribution.batching import Pace
 from whence.attribution.gradient import accounted, evaluate
 from whence.attribution.path import relative_gap
-from whence.core import Attributions, Images, Method, ScalarFn, Scalars, check_images
+from whence.core import Attributions, Images, Method, ModelScalar, ScalarFn, Scalars, check_images
 from whence.errors import NumericsError, SettingError, ShapeError
+from whence.network import Network
 
 __all__ = ["Attribution", "attribute"]
 
@@ -127,15 +128,25 @@ def origin(f: ScalarFn, images: Images, explained: Scalars, values: Tensor) -> s
     if not explained.isfinite().all():
         return (
             f"The explained value is NaN or infinite, {bad_rows(explained)}; images and weights "
-            f"are finite. The network overflows on the way ({images.dtype}): evaluate it in "
-            f"single or double precision, or explain a logit instead of a probability."
+            f"are finite. The network overflows on the way ({images.dtype}){place_in(f, images)}: "
+            f"evaluate it in single or double precision, or explain a logit instead of a "
+            f"probability."
         )
     return (
         f"The attributions are NaN or infinite, {bad_rows(values)}; images, weights and the "
-        f"explained values are finite, so it began in the gradient ({images.dtype}). Look for a "
+        f"explained values are finite, so it began in the gradient ({images.dtype})"
+        f"{place_in(f, images)}. Look for a "
         f"square root, a logarithm or a division at zero in the network, or for an overflow in "
         f"half precision."
     )
+
+
+def place_in(f: ScalarFn, images: Images) -> str:
+    """Say in which operation it began, where the function shows its network."""
+    if not (isinstance(f, ModelScalar) and isinstance(f.model, Network)):
+        return "; Network.read(model, images) tells in which operation"
+    place = f.model.first_not_finite(images, f.target)
+    return f" in {place}" if place else ""
 
 
 def bad_rows(values: Tensor) -> str:

@@ -25,6 +25,7 @@ from whence.core.scalar import (
     check_images,
     check_logits,
     check_mode,
+    logits_from,
     logits_of,
 )
 from whence.core.statistic import Statistic
@@ -92,6 +93,7 @@ __all__ = [
     "gini",
     "log_probability",
     "logit",
+    "logits_from",
     "logits_of",
     "loss",
     "margin",

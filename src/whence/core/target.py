@@ -7,7 +7,7 @@ rows, so that methods which evaluate an image several times keep each copy with 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, SupportsIndex, final, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -66,17 +66,32 @@ def pick(logits: Logits, classes: int | Int[Tensor, " n"], name: str) -> Scalars
             f"Give one class per image, or one integer for all."
         )
         raise TargetError(msg)
-    try:
-        return logits.gather(1, classes.to(logits.device)[:, None])[:, 0]
-    except RuntimeError as error:
-        wrong = [k for k in classes.tolist() if not 0 <= k < count]
-        if not wrong:
-            raise
+    if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim != 1:
         msg = (
-            f"{name}() holds class {wrong[0]}, but the model's output has shape "
+            f"{name}() needs one whole number per image; got {classes.dtype} of shape "
+            f"{tuple(classes.shape)}. From scores or one-hot rows take .argmax(dim=1)."
+        )
+        raise TargetError(msg)
+    if classes.is_cuda:
+        # A GPU that is asked for a class that is not there is lost until the process ends.
+        check_classes(classes, logits, name)
+    try:
+        return logits.gather(1, classes.to(logits.device, torch.int64)[:, None])[:, 0]
+    except RuntimeError:
+        check_classes(classes, logits, name)
+        raise
+
+
+def check_classes(classes: Tensor, logits: Logits, name: str) -> None:
+    """Refuse a class that the model does not have."""
+    count = logits.shape[1]
+    wrong = ((classes < 0) | (classes >= count)).nonzero()[:, 0].tolist()
+    if wrong:
+        msg = (
+            f"{name}() holds class {int(classes[wrong[0]])}, but the model's output has shape "
             f"{tuple(logits.shape)}, so classes run from 0 to {count - 1}."
         )
-        raise TargetError(msg) from error
+        raise TargetError(msg)
 
 
 def rows_of(classes: Classes, rows: Tensor) -> int | Int[Tensor, " rows"]:
@@ -217,8 +232,20 @@ contrast = Contrast
 loss = Loss
 margin = Margin
 
-TargetLike = Target | Tensor | int | str | Callable[[Tensor], Tensor] | list[int] | tuple[int, ...]
-"""What users may write for a target; :func:`resolve_target` makes a :class:`Target` of it."""
+TargetLike = (
+    Target
+    | Tensor
+    | int
+    | SupportsIndex
+    | str
+    | Callable[[Tensor], Tensor]
+    | list[int]
+    | tuple[int, ...]
+)
+"""What users may write for a target (NumPy's numbers and arrays too); :func:`resolve_target` makes
+a :class:`Target` of it."""
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def resolve_target(
@@ -243,9 +270,10 @@ def resolve_target(
         TargetError: If the target is not of this grammar or names a class that is not there.
     """
     if versus is not None:
-        return Contrast(
-            resolve_classes(target, logits, labels), resolve_classes(versus, logits, labels)
-        )
+        classes = resolve_classes(target, logits, labels)
+        foils = resolve_classes(versus, logits, labels)
+        check_foils(classes, foils, logits)
+        return Contrast(classes, foils)
     if isinstance(target, (Logit, LogProbability, Contrast, Loss, Margin, Custom)):
         return target
     if callable(target) and not isinstance(target, Tensor):
@@ -262,13 +290,33 @@ def resolve_classes(target: TargetLike, logits: Logits, labels: Labels | None) -
     )
     if isinstance(target, str):
         target = named_classes(target, logits, labels, grammar)
+    if hasattr(target, "__array__") and not isinstance(target, Tensor):
+        target = torch.as_tensor(target)
+    if isinstance(target, Tensor) and target.ndim == 0 and target.dtype in WHOLE:
+        target = int(target)
     if isinstance(target, bool) or not isinstance(target, (int, Tensor, list, tuple)):
         msg = f"Cannot read {target!r} as a class. {grammar}"
         raise TargetError(msg)
     if isinstance(target, int):
-        pick(logits[:1], target, "target")
+        if not 0 <= target < logits.shape[1]:
+            last = logits.shape[1] - 1
+            msg = f"Class {target} does not exist: classes run from 0 to {last}. {grammar}"
+            raise TargetError(msg)
         return target
     return listed_classes(target, logits, grammar)
+
+
+def check_foils(classes: Classes, foils: Classes, logits: Logits) -> None:
+    """Refuse a contrast of every image's class with itself."""
+    first, second = (
+        torch.as_tensor(k).to(logits.device).expand(len(logits)) for k in (classes, foils)
+    )
+    if bool((first == second).all()):
+        msg = (
+            f"target and versus name the same class (for the first image {int(first[0])}), so that "
+            f"their difference is zero everywhere. Give versus='runner-up', or another class."
+        )
+        raise TargetError(msg)
 
 
 def named_classes(name: str, logits: Logits, labels: Labels | None, grammar: str) -> Labels:

@@ -17,8 +17,9 @@ from whence.core import check_images, check_mode, logits_of
 from whence.errors import ModeError, NumericsError, ReadError, SettingError, ShapeError
 from whence.network import rewrite
 from whence.network.operations import module_path, name_of
+from whence.network.refusal import WITHOUT_GRAPH, why_not_exported
 
-__all__ = ["check_alike", "check_model", "exported", "unwrapped"]
+__all__ = ["check_alike", "check_model", "check_rows", "exported", "unwrapped"]
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 BATCH_NORM_TRAINING = 5
@@ -27,6 +28,8 @@ BATCH_NORM_TRAINING = 5
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside ``torch.compile`` and data-parallel wrappers, if it is in some."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return model
     compiled = vars(model).get("_modules", {}).get("_orig_mod")
     if isinstance(compiled, nn.Module):
         return unwrapped(compiled)
@@ -38,6 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def check_model(model: nn.Module, images: Tensor) -> None:
     """Refuse a model in train mode, weights that are not finite, and images elsewhere."""
     check_mode(model)
+    check_python(model)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, value in tensors:
         if value.device != images.device:
@@ -56,8 +60,27 @@ def check_model(model: nn.Module, images: Tensor) -> None:
             raise NumericsError(msg)
 
 
-def check_alike(images: Tensor, example: Tensor) -> None:
-    """Refuse images of another shape, type or device than the network was read with."""
+def check_python(model: nn.Module) -> None:
+    """Refuse a model of which a part is TorchScript: its code is no longer Python."""
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"Its part {name!r}" if name else "The model"
+            msg = (
+                f"{where} is TorchScript (torch.jit.script or trace), of which no graph can be "
+                f"read. Build the original model and load its weights: "
+                f"model.load_state_dict(scripted.state_dict()). {WITHOUT_GRAPH}"
+            )
+            raise ReadError(msg)
+
+
+def check_alike(images: Tensor, example: Tensor, weight: Tensor | None) -> None:
+    """Refuse images, or weights, of another shape, type or device than was read.
+
+    Args:
+        images: The images.
+        example: An image that the network was read with.
+        weight: One of its weights; None if it has none.
+    """
     check_images(images)
     if images.shape[1:] != example.shape[1:]:
         msg = (
@@ -68,7 +91,14 @@ def check_alike(images: Tensor, example: Tensor) -> None:
     if (images.dtype, images.device) != (example.dtype, example.device):
         msg = (
             f"The network was read with images of {example.dtype} on {example.device}; these are "
-            f"{images.dtype} on {images.device}. Convert them with .to(...)."
+            f"{images.dtype} on {images.device}. Convert them with .to(...), or read the model "
+            f"again for them."
+        )
+        raise SettingError(msg)
+    if weight is not None and weight.device != images.device:
+        msg = (
+            f"The model was moved to {weight.device} after the network was read on "
+            f"{example.device}. Read it again where it is now."
         )
         raise SettingError(msg)
 
@@ -122,15 +152,7 @@ def exported(model: nn.Module, example: Tensor) -> GraphModule:
             ).module()
     except Exception as error:  # the exporter answers with almost any exception
         check_runs(model, example)
-        reason = " ".join(line.strip() for line in str(error).strip().split("\n")[:3])
-        msg = (
-            f"The model {type(model).__name__} could not be read as a graph: {reason[:500]}\n"
-            f"Control flow that depends on pixel values, and code that fixes the batch size "
-            f"(len(images) does; images.shape[0] does not), cannot be exported: replace them, or "
-            f"use methods that need no graph (gradient, input-x-gradient, smoothgrad, "
-            f"integrated-gradients) on the model itself."
-        )
-        raise ReadError(msg) from error
+        raise ReadError(why_not_exported(copied, error)) from error
     graph = plain_graph(module)
     check_quiet(graph)
     return rewrite.compiled(module, graph)
@@ -173,6 +195,30 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
             f"{tuple(example.shape)}: {reason}"
         )
         raise ShapeError(msg) from error
+
+
+def check_rows(module: GraphModule, example: Tensor, logits: Tensor) -> None:
+    """Refuse a network in which the images of a batch change each other's logits.
+
+    The first image is shown again, beside another one.
+
+    Args:
+        module: Images in, logits out.
+        example: Two images.
+        logits: Their logits.
+    """
+    other = torch.stack([example[0], example[0].flip(-1, -2).roll(1, 0) / 2 + 0.25])
+    again = module(other)[0]
+    size = float(logits.abs().max())
+    allowed = size * max(1e-3, 16 * torch.finfo(logits.dtype).eps)
+    apart = float((again - logits[0]).abs().max())
+    if apart > allowed:
+        msg = (
+            f"The model mixes the images of a batch: beside another image, the logits of the same "
+            f"image change by {apart:.3g} (of {size:.3g}). Take means, norms and .item() over "
+            f"each image's own axes, such as x.mean(dim=(1, 2, 3), keepdim=True)."
+        )
+        raise ModeError(msg)
 
 
 def plain_graph(module: GraphModule) -> Graph:

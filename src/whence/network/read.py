@@ -13,7 +13,8 @@ from whence.errors import NumericsError
 from whence.network import rewrite
 from whence.network.cut import Cut, find_cut
 from whence.network.describe import Description, describe
-from whence.network.export import check_alike, check_model, exported, unwrapped
+from whence.network.export import check_alike, check_model, check_rows, exported, unwrapped
+from whence.network.finite import first_not_finite
 from whence.network.fold import folded
 from whence.network.homogeneity import Homogeneity, homogeneity
 from whence.network.rules import Rule, under
@@ -69,11 +70,12 @@ class Network:
             images: Some images, ``(b, c, h, w)``, in the model's units; two are enough.
 
         Returns:
-            The network. Reading costs 0.2 to 9 s, and one forward pass.
+            The network. Reading costs 0.2 to 9 s, and two forward passes of two images.
 
         Raises:
             ModeError: If a part of the model is in train mode, draws at random or mixes images.
-            NumericsError: If a weight or a logit is not finite.
+            NumericsError: If an image, a weight or a logit is not finite, with the place where
+                it began.
             ReadError: If the model cannot be exported, with the reason.
             SettingError: If images and model differ in device or type.
             ShapeError: If the model cannot take the images, or returns no row of logits for each.
@@ -82,15 +84,12 @@ class Network:
         images = check_images(images).detach()
         check_model(model, images)
         example = (images if len(images) > 1 else images.repeat(2, 1, 1, 1))[:2].clone()
+        check_values(images)
         module = exported(model, example)
         with torch.no_grad():
             logits = check_logits(module(example), len(example))
-        if not logits.isfinite().all():
-            msg = (
-                "The model's logits for the given images are NaN or infinite, though its weights "
-                "are finite. Look for NaN in the images, or for an overflow in a half precision."
-            )
-            raise NumericsError(msg)
+            check_finite(module, example, logits)
+            check_rows(module, example, logits)
         names = {id(p): name for name, p in model.named_parameters()}
         module = with_one_name_each(module, names)
         used = {id(p) for p in module.parameters()}
@@ -115,7 +114,8 @@ class Network:
 
     def check(self, images: Images) -> None:
         """Refuse images of another shape, type or device than the network was read with."""
-        check_alike(images, self.example)
+        weight = next(iter(self.parameters.values()), None)
+        check_alike(images, self.example, weight)
 
     def function(
         self, taps: Sequence[str] = (), *, twice: bool = False
@@ -180,6 +180,20 @@ class Network:
         """
         return self.kept(("cut", node), lambda: find_cut(self.module, self.example, node))
 
+    def first_not_finite(
+        self, images: Images, scalar: Callable[[Tensor], Tensor] | None = None
+    ) -> str | None:
+        """Name the operation in which values stop to be finite, or else their gradients.
+
+        Args:
+            images: Finite images.
+            scalar: What is explained, from logits, such as a target; None to look at values only.
+
+        Returns:
+            The operation with its module's path, or None if everything is finite.
+        """
+        return first_not_finite(self.module, images, scalar)
+
     def homogeneity(self) -> Homogeneity:
         """Return the degree of homogeneity of every operation, and who breaks it."""
         return homogeneity(self.graph, self.module)
@@ -221,3 +235,25 @@ def with_one_name_each(module: GraphModule, names: Mapping[int, str]) -> GraphMo
             node.target = names[id(held[str(node.target)])]
     held = {names.get(id(value), name): value for name, value in held.items()}
     return rewrite.compiled(held, graph)
+def check_values(images: Tensor) -> None:
+    """Refuse images that are NaN or infinite."""
+    bad = (~images.isfinite()).flatten(1).any(dim=1).nonzero()[:, 0]
+    if len(bad):
+        msg = (
+            f"NaN or infinity in {len(bad)} of {len(images)} images, first in image "
+            f"{int(bad[0])}. Check how they were read and normalised (a standard deviation of 0?)."
+        )
+        raise NumericsError(msg)
+
+
+def check_finite(module: GraphModule, example: Tensor, logits: Tensor) -> None:
+    """Refuse logits that are NaN or infinite, and say in which operation it began."""
+    if logits.isfinite().all():
+        return
+    where = first_not_finite(module, example, None)
+    msg = (
+        f"The model's logits for the given images are NaN or infinite, though images and weights "
+        f"are finite. It began in {where or 'an operation that writes into memory'}. Look for a "
+        f"division by zero or a logarithm there, or for an overflow in half precision."
+    )
+    raise NumericsError(msg)

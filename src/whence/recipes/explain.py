@@ -23,9 +23,8 @@ from whence.core import (
     Target,
     TargetLike,
     check_images,
-    check_logits,
     check_mode,
-    logits_of,
+    logits_from,
     resolve_target,
     silent,
 )
@@ -298,6 +297,13 @@ def subject_of(model: Model, preprocessing: Preprocessing | None) -> Subject:
             classes=model.classes,
             preprocessing=preprocessing or model.preprocessing,
         )
+    if not isinstance(model, (nn.Module, Network)):
+        msg = (
+            f"The model must be a torch.nn.Module, a LoadedModel or a Network; got "
+            f"{type(model).__name__}. whence.adapters.load_model('timm/resnet18') makes one of a "
+            f"name; of a function, a module whose forward calls it."
+        )
+        raise SettingError(msg)
     module = model.module if isinstance(model, Network) else model
     if isinstance(model, nn.Module):
         check_mode(model)
@@ -313,6 +319,16 @@ def subject_of(model: Model, preprocessing: Preprocessing | None) -> Subject:
 def placed(images: Images, module: nn.Module) -> Images:
     """Return the images on the model's device, if its weights are all on one."""
     devices = {parameter.device for parameter in module.parameters()}
+    for what, empty in (
+        ("weights", any(d.type == "meta" for d in devices)),
+        ("images", images.is_meta),
+    ):
+        if empty:
+            msg = (
+                f"The {what} are on the device 'meta', which holds shapes but no values. Load "
+                f"them onto 'cpu' or a GPU."
+            )
+            raise SettingError(msg)
     return images.to(devices.pop()) if len(devices) == 1 else images
 
 
@@ -368,7 +384,7 @@ def logits_in_batches(
     parts = []
     with torch.no_grad():
         for start, stop in spans(len(images), batch_size or CHUNK):
-            parts.append(check_logits(logits_of(model(images[start:stop])), stop - start))
+            parts.append(logits_from(model, images[start:stop]))
             progress("predict", stop, len(images))
     return torch.cat(parts)
 
