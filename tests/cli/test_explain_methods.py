@@ -35,6 +35,33 @@ def test_a_search_says_of_each_image_whether_it_succeeded(
     assert shown.count("the search failed") == len(found) - sum(found)
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("expected-gradients", ("--set", "samples=6")),
+        ("gradient-shap", ("--set", "samples=6")),
+        ("soundness-saliency", ("--set", "steps=4", "--set", "draws=2")),
+    ],
+)
+def test_fills_are_drawn_from_images_that_are_given(method, settings, whence, place, document):
+    words = ("explain", "test", *MODEL, "--method", method, *settings, "--json")
+    document(whence(*words, "--out", "plain"))
+    document(whence(*words, "--references", "train", "--out", "bank"))
+    document(whence(*words, "--references", "train", "--out", "again"))
+    plain, bank, again = (
+        np.stack([one.values for one in load_explanation(place / out).maps])
+        for out in ("plain", "bank", "again")
+    )
+    assert not np.allclose(bank, plain)
+    assert np.array_equal(bank, again)
+
+
+def test_references_are_refused_by_methods_that_draw_none(whence):
+    result = whence("explain", "test", *MODEL, "--method", "lrp", "--references", "train")
+    assert result.exit_code == 1
+    assert "--references are for methods that draw from a bank" in result.output.replace("\n", " ")
+
+
 def test_a_method_that_does_not_search_says_nothing_of_it(whence, place, document):
     found = document(whence("explain", "test", *MODEL, "--json"))
     assert {one["found"] for one in found["images"]} == {None}

@@ -25,6 +25,7 @@ from whence.cli.options import (
 
 if TYPE_CHECKING:
     from whence.adapters import LoadedModel
+    from whence.core import Method as AnyMethod
     from whence.recipes import Explanation
 
 __all__ = ["explain"]
@@ -61,6 +62,16 @@ def explain(  # noqa: PLR0913 - one argument for each option
         typer.Option(
             metavar="CLASS",
             help="Explain why not this class instead: runner-up, or a class.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    references: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Images, such as the training set, from which expected-gradients, gradient-shap "
+            "and soundness-saliency draw what is seen in place of the image. At most 100, spread "
+            "over the source.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -103,6 +114,8 @@ def explain(  # noqa: PLR0913 - one argument for each option
     chosen = method_named(
         method, pairs(set_ or (), "steps=64"), normalisation=loaded.preprocessing.normalisation
     )
+    if references is not None:
+        chosen = with_references(chosen, references, loaded)
     data = load_images(source, loaded)
     batches = list(data.batches(count, spread(len(data), count)))
     images, labels, indices = (
@@ -164,6 +177,41 @@ def class_of(text: str, model: "LoadedModel") -> str | int:
             f"{len(model.classes) - 1}, or a name such as {model.classes[0]!r}."
         )
         raise TargetError(msg) from None
+
+
+REFERENCES = 100
+"""Images of a bank: what the methods' papers take."""
+
+
+def with_references(method: "AnyMethod", source: str, model: "LoadedModel") -> "AnyMethod":
+    """Return a method that draws from a bank of images with the bank in its place."""
+    from dataclasses import replace
+
+    import torch
+
+    from whence.attribution import (
+        ExpectedGradients,
+        GradientSHAP,
+        References,
+        SoundnessSaliency,
+    )
+    from whence.errors import SettingError
+    from whence.recipes import load_images
+    from whence.recipes.load import spread
+
+    if not isinstance(method, ExpectedGradients | GradientSHAP | SoundnessSaliency):
+        msg = (
+            f"--references are for methods that draw from a bank of images: expected-gradients, "
+            f"gradient-shap and soundness-saliency; {type(method).__name__} does not. Leave them "
+            f"out, or choose one of these with --method."
+        )
+        raise SettingError(msg)
+    data = load_images(source, model)
+    batches = data.batches(32, spread(len(data), REFERENCES))
+    bank = References(images=torch.cat([batch.images for batch in batches]))
+    if isinstance(method, SoundnessSaliency):
+        return replace(method, fill=bank)
+    return replace(method, references=bank)
 
 
 def write(result: "Explanation", place: Path, *, overwrite: bool) -> dict[str, str]:
