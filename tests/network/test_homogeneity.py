@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from whence.errors import ShapeError
 from whence.network import Network
 
 
@@ -79,6 +80,10 @@ def gate(m, x, given):
     return x * torch.sigmoid(m.other(given).mean((2, 3), keepdim=True))
 
 
+def size(x):
+    return x.square().sum((1, 2, 3), True).sqrt().clamp_min(1e-12)
+
+
 KEEP = {
     "relu": lambda m, x: x.relu(),
     "relu in place": lambda m, x: functional.relu_(x),
@@ -105,9 +110,9 @@ KEEP = {
     "scale": lambda m, x: x * 3 / 7 - x,
     "root of squares": lambda m, x: (x**2 + m.other(x) ** 2).sqrt(),
     "geometric mean": lambda m, x: (x.abs() * m.other(x).abs()).sqrt(),
-    "ratio": lambda m, x: x * m.other(x).abs() / x.abs().sum((1, 2, 3), keepdim=True),
+    "ratio": lambda m, x: x * m.other(x).abs() / size(x),
     "attention of unit length": unit_attention,
-    "gate of unit length": lambda m, x: gate(m, x, x / x.square().sum((1, 2, 3), True).sqrt()),
+    "gate of unit length": lambda m, x: gate(m, x, x / size(x)),
     "choice by sign": lambda m, x: torch.where(x > 0, x, 0.2 * x),
     "choice between parts": lambda m, x: torch.where(x > m.other(x), x, torch.zeros_like(x)),
     "masked by sign": lambda m, x: x.masked_fill(x < 0, 0.0),
@@ -213,6 +218,7 @@ def test_other_degrees_are_found_and_are_no_x_dnn(name):
     assert (verdict.degree, verdict.holds) == (degree, False)
     assert measured_degree(model) == degree
     assert f"degree {degree:g}" in str(verdict)
+    assert max(verdict.certificate.scale_errors.values()) < 1e-10
 
 
 def test_every_offender_is_found_in_order_with_its_path():
@@ -276,3 +282,130 @@ def test_the_verdict_agrees_with_scaling_for_any_stack_of_layers(names):
         layers = [STEPS[name]() for name in names]
     model = Net(lambda m, x: nn.Sequential(*m.parts)(x), layers)
     assert read(model).homogeneity().holds == (measured_degree(model) == 1.0)
+
+
+@pytest.mark.parametrize("name", BREAK)
+def test_what_offenders_add_and_what_pixels_account_for_make_up_the_logit(name):
+    _, middle, parts = BREAK[name]
+    verdict = read(Net(middle, parts())).homogeneity()
+    identity = verdict.certificate.euler
+    for image, (logit, pixels) in enumerate(zip(identity.explained, identity.total, strict=True)):
+        gap = sum(row.gaps[image] for row in verdict.offenders if row.gaps)
+        assert pixels + gap == pytest.approx(logit, rel=1e-10, abs=1e-12)
+
+
+def test_what_a_bias_adds_is_itself_times_its_gradient_and_a_norms_shift_is_a_bias():
+    model = Net(
+        lambda m, x: m.parts[1](m.parts[0](x)).relu(), [nn.Conv2d(6, 6, 1), norm(6, shift=1)]
+    )
+    conv, shifting = model.parts
+    with torch.no_grad():
+        shifting.running_mean.copy_(torch.linspace(-0.3, 0.4, 6))
+    verdict = read(model).homogeneity()
+    gaps = {row.path: row.gaps for row in verdict.offenders}
+    scale = shifting.weight / (shifting.running_var + shifting.eps).sqrt()
+    for image, values in enumerate(images_like()):
+        shift = (shifting.bias - scale * shifting.running_mean).detach().requires_grad_()
+        inner = scale[:, None, None] * conv(model.stem(values[None])) + shift[:, None, None]
+        logit = model.fc(inner.relu().mean((2, 3))).max()
+        bias, moved = torch.autograd.grad(logit, [conv.bias, shift])
+        assert gaps["parts.0"][image] == pytest.approx((conv.bias * bias).sum().item(), rel=1e-10)
+        assert gaps["parts.1"][image] == pytest.approx((shift * moved).sum().item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("capped", [nn.ReLU6(), nn.Hardtanh()], ids=["relu6", "hardtanh"])
+def test_a_cap_is_refused_although_a_local_test_passes(capped):
+    model = Net(lambda m, x: m.parts[0](x), [capped])
+    small = 0.1 * images_like()
+    assert model.stem(small).abs().max() < 1
+    verdict = read(model).homogeneity(small)
+    assert verdict.certificate.euler_error < 1e-12  # below the cap it looks linear
+    assert not verdict.certificate.passes  # large factors meet the cap
+    assert verdict.certificate.scale_errors[0.5] < 1e-12
+    assert verdict.certificate.scale_errors[1000] > 0.1
+    assert verdict.first_offender.offence.reason.startswith("It is bounded by")
+    assert not verdict.holds
+
+
+def test_a_proof_that_the_tests_contradict_is_no_certificate(monkeypatch):
+    from whence.network import degrees
+
+    monkeypatch.setattr(degrees, "KEEPS", degrees.KEEPS | {"relu6", "hardtanh"})
+    verdict = read(Net(lambda m, x: m.parts[0](x), [nn.ReLU6()])).homogeneity()
+    assert (verdict.degree, verdict.holds) == (1, False)
+    assert "the numeric tests fail" in str(verdict)
+
+
+def test_a_network_that_is_not_defined_at_zero_is_refused():
+    verdict = read(Net(lambda m, x: x * (x / x.square().sum((1, 2, 3), True).sqrt()))).homogeneity()
+    assert (verdict.degree, verdict.holds) == (1, False)
+    assert verdict.certificate.at_zero != verdict.certificate.at_zero  # NaN
+    assert max(verdict.certificate.scale_errors.values()) < 1e-12
+    assert "not defined" in str(verdict)
+
+
+def test_a_dead_network_is_refused():
+    model = Net(lambda m, x: x * 0)
+    assert not read(model).homogeneity().holds
+
+
+def test_the_guard_of_a_division_is_named_as_such():
+    verdict = read(Net(lambda m, x: x * x.abs() / (x.abs().mean((1, 2, 3), True) + 1e-6)))
+    offence = verdict.homogeneity().first_offender.offence
+    assert offence.reason == "It adds 1e-06, which does not scale: the guard of a division."
+    assert offence.cure == "Guard with clamp(min=...) instead."
+
+
+def test_a_gate_is_told_once_and_does_not_multiply_the_degrees_after_it():
+    model = Net(lambda m, x: x + x * m.other(x) + x)
+    rows = read(model).homogeneity().offenders
+    assert [row.operation for row in rows] == ["add"]
+    assert rows[0].offence.reason == "It joins parts of different degrees (1, 2)."
+
+
+def test_zeros_on_which_the_proof_rests_are_named():
+    model = Net(lambda m, x: m.parts[0](x), [nn.Conv2d(6, 6, 1)])
+    with torch.no_grad():
+        model.parts[0].bias.zero_()
+    assert read(model).homogeneity().assumes == ("parts.0.bias",)
+    assert read(Net(lambda m, x: x)).homogeneity().assumes == ()
+
+
+def test_changes_of_one_kind_are_told_together():
+    model = Net(
+        lambda m, x: nn.Sequential(*m.parts)(x),
+        [nn.Conv2d(6, 6, 1) for _ in range(5)] + [nn.GELU()],
+    )
+    verdict = read(model).homogeneity()
+    biases, curves = verdict.needed
+    assert biases.paths == tuple(f"parts.{k}" for k in range(5))
+    assert biases.gap == pytest.approx(sum(row.gap for row in verdict.offenders[:5]))
+    assert "5 x conv2d" in str(verdict)
+    assert "At parts.0, parts.1, parts.2, ... parts.4; they add" in str(verdict)
+    assert "First offender: parts.0 (conv2d). It adds a bias" in str(verdict)
+    assert curves.operation == "gelu"
+
+
+def test_the_tests_may_be_run_on_images_of_ones_own():
+    network = read(Net(lambda m, x: m.parts[0](x), [nn.Conv2d(6, 6, 1)]))
+    assert network.homogeneity(images_like(5)).certificate.images == 5
+    with pytest.raises(ShapeError):
+        network.homogeneity(images_like(2, 9))
+
+
+def test_the_audit_leaves_the_model_alone(untouched):
+    model = Net(lambda m, x: m.parts[0](x), [nn.Conv2d(6, 6, 1)])
+    network = read(model)
+    with untouched(model), torch.inference_mode():
+        network.homogeneity()
+
+
+def test_every_model_of_the_list_says_what_would_have_to_change_and_what_each_change_is_worth(case):
+    verdict = case.network.homogeneity()
+    identity = verdict.certificate.euler
+    assert sum(len(kind.paths) for kind in verdict.needed) == len(verdict.offenders)
+    for image, (logit, pixels) in enumerate(zip(identity.explained, identity.total, strict=True)):
+        gaps = [row.gaps[image] for row in verdict.offenders]
+        mass = abs(logit) + abs(pixels) + sum(map(abs, gaps))
+        assert pixels + sum(gaps) == pytest.approx(logit, abs=2e-5 * mass)
+    assert not verdict.certificate.passes

@@ -1,8 +1,9 @@
 """A model read as a graph of tensor operations, and what comes of it."""
 
+from whence.network.certificate import Certificate, Euler
 from whence.network.cut import Cut
 from whence.network.describe import Description, OperationRow
-from whence.network.homogeneity import Homogeneity, Offence, OperationDegree
+from whence.network.homogeneity import Homogeneity, Needed, Offence, OperationDegree
 from whence.network.layout import BatchAxis, Plane
 from whence.network.read import Network
 from whence.network.rules import (
@@ -18,9 +19,12 @@ __all__ = [
     "DECONVOLUTION",
     "GUIDED_BACKPROPAGATION",
     "BatchAxis",
+    "Certificate",
     "Cut",
     "Description",
+    "Euler",
     "Homogeneity",
+    "Needed",
     "Network",
     "Offence",
     "OperationDegree",

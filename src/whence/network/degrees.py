@@ -5,7 +5,7 @@ is none, it says why and what to do, and returns the degree that the value would
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isinf
 from typing import final
 
@@ -15,7 +15,7 @@ from torch.fx import Node
 from whence.network import rewrite
 from whence.network.operations import VIEWS, name_of, nodes_in
 
-__all__ = ["Offence", "judge"]
+__all__ = ["Constants", "Offence", "judge"]
 
 KEEPS = frozenset(
     [
@@ -38,23 +38,19 @@ ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
 PASSES_ON = VIEWS | {"clone", "to", "_to_copy", "repeat", "lift_fresh_copy"}
 """Operations through which zeros stay zeros."""
 
+RECTIFY = "Replace it with ReLU and fine-tune."
+UNGATE = "Gate on a value of unit length, or drop the gate, and fine-tune."
 CURVED = {
-    "gelu": "Replace it with ReLU and fine-tune.",
-    "silu": "Replace it with ReLU and fine-tune.",
-    "mish": "Replace it with ReLU and fine-tune.",
-    "hardswish": "Replace it with ReLU and fine-tune.",
-    "elu": "Replace it with ReLU and fine-tune.",
-    "selu": "Replace it with ReLU and fine-tune.",
-    "celu": "Replace it with ReLU and fine-tune.",
-    "softplus": "Replace it with ReLU and fine-tune.",
-    "sigmoid": "Drop the gate, or gate on an input of unit length, and fine-tune.",
-    "hardsigmoid": "Drop the gate, or gate on an input of unit length, and fine-tune.",
-    "tanh": "Replace it with ReLU and fine-tune.",
+    **dict.fromkeys(
+        ("gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "softplus", "tanh"), RECTIFY
+    ),
+    **dict.fromkeys(("sigmoid", "hardsigmoid"), UNGATE),
     "softmax": "Normalise queries and keys to unit length, so that its input has degree 0.",
     "exp": "Give it an input of degree 0.",
     "log": "Give it an input of degree 0.",
 }
-BOUNDED = frozenset({"sigmoid", "hardsigmoid", "tanh", "softmax", "exp"})
+BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "exp"})
+"""Curved operations whose value would have degree 0 if they were cured."""
 
 GUARD = 1e-6
 """A lower bound of at most this protects a division; values that matter are not under it."""
@@ -69,12 +65,33 @@ class Offence:
     cure: str
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """The stored tensors of a network, and which of them a proof takes to be zero.
+
+    Args:
+        module: Holds them.
+        zeros: Names of the tensors that were asked for and found to be zero.
+    """
+
+    module: nn.Module
+    zeros: set[str] = field(default_factory=set)
+
+    def zero(self, node: Node) -> bool:
+        """Return whether the tensor that a node fetches is zero everywhere."""
+        if bool(rewrite.stored(self.module, node).any()):
+            return False
+        self.zeros.add(str(node.target))
+        return True
+
+
 Verdict = tuple[float, Offence | None]
 Degrees = Mapping[Node, float]
 """The degrees of the image-dependent nodes so far."""
 
 
-def judge(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def judge(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Return an operation's degree; for an offender the degree that it would have if cured."""
     given = degrees_in((*node.args, *node.kwargs.values()), degrees)
     if all(degree == 0 for degree in given):
@@ -86,9 +103,10 @@ def judge(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
         return given[0] * MULTIPLIES[name], None
     if name in CURVED:
         after = 0.0 if name in BOUNDED else given[0]
-        return after, Offence(reason="It is not piecewise linear.", cure=CURVED[name])
+        reason = "It is curved: twice the input does not give twice the value."
+        return after, Offence(reason=reason, cure=CURVED[name])
     if name in JUDGES:
-        return JUDGES[name](node, degrees, module)
+        return JUDGES[name](node, degrees, constants)
     reason = "Its degree is not known."
     return given[0], Offence(reason=reason, cure="Replace it with an operation of known degree.")
 
@@ -108,47 +126,47 @@ def argument(node: Node, place: int, name: str, default: object = None) -> objec
     return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
 
-def is_zero(value: object, module: nn.Module) -> bool:
+def is_zero(value: object, constants: Constants) -> bool:
     """Return whether an argument is absent, zero, or a constant tensor of zeros."""
     if not isinstance(value, Node):
         return value is None or value == 0
     name = name_of(value)
     if name == "get_attr":
-        return not bool(rewrite.stored(module, value).any())
+        return constants.zero(value)
     if name in ("full", "full_like", "new_full"):
-        return is_zero(value.args[-1], module)
+        return is_zero(value.args[-1], constants)
     if name in PASSES_ON:
-        return is_zero(value.args[0], module)
+        return is_zero(value.args[0], constants)
     return name in ZEROS
 
 
-def layer(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def layer(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a convolution or linear layer: input, weight, bias."""
-    return joined(total(node.args[:2], degrees), argument(node, 2, "bias"), degrees, module)
+    return joined(total(node.args[:2], degrees), argument(node, 2, "bias"), degrees, constants)
 
 
-def joined(degree: float, bias: object, degrees: Degrees, module: nn.Module) -> Verdict:
+def joined(degree: float, bias: object, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a value to which a bias is added."""
     if isinstance(bias, Node) and bias in degrees:
         return agreed([degree, degrees[bias]])
-    if degree == 0 or is_zero(bias, module):
+    if degree == 0 or is_zero(bias, constants):
         return degree, None
     reason = "It adds a bias, which does not scale with the image."
     return degree, Offence(reason=reason, cure="Remove it, or feed it from an extra input.")
 
 
-def batch_norm(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def batch_norm(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a batch norm in eval mode: it scales and shifts."""
     degree = total(node.args[:1], degrees)
-    if all(is_zero(constant, module) for constant in node.args[2:4]):
+    if all(is_zero(constant, constants) for constant in node.args[2:4]):
         return degree, None
     reason = "It adds a shift (its mean and bias), which does not scale with the image."
     return degree, Offence(reason=reason, cure="Remove mean and bias and fine-tune.")
 
 
-def forgets(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def forgets(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge an operation that divides by the size of its input."""
-    del module
+    del constants
     reason = "It divides by the size of its input: degree 0, so attributions sum to zero."
     cure = "Replace it with a scale, and fine-tune."
     return total(node.args[:1], degrees), Offence(reason=reason, cure=cure)
@@ -159,35 +177,40 @@ def agreed(given: list[float]) -> Verdict:
     if len(set(given)) == 1:
         return given[0], None
     reason = f"It joins parts of different degrees ({', '.join(f'{d:g}' for d in given)})."
-    return max(given), Offence(reason=reason, cure="Give all parts the same degree.")
+    cure = "Give all parts one degree; a product of two branches (a gate) doubles it."
+    return min(d for d in given if d > 0 or max(given) <= 0), Offence(reason=reason, cure=cure)
 
 
-def combined(parts: Iterable[object], degrees: Degrees, module: nn.Module) -> Verdict:
+def combined(parts: Iterable[object], degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a sum, a choice or a concatenation of parts."""
     flat = [p for part in parts for p in (part if isinstance(part, (list, tuple)) else [part])]
     degree, offence = agreed(degrees_in(flat, degrees))
     fixed = [p for p in flat if not (isinstance(p, Node) and p in degrees)]
-    if offence or degree == 0 or all(is_zero(p, module) for p in fixed):
+    if offence or degree == 0 or all(is_zero(p, constants) for p in fixed):
         return degree, offence
+    small = [p for p in fixed if isinstance(p, (int, float)) and 0 < p <= GUARD]
+    if len(small) == len(fixed):
+        reason = f"It adds {small[0]:g}, which does not scale: the guard of a division."
+        return degree, Offence(reason=reason, cure="Guard with clamp(min=...) instead.")
     reason = "It adds a constant (a token, a position or an offset): a bias."
     return degree, Offence(reason=reason, cure="Remove it, or feed it from an extra input.")
 
 
-def added(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def added(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a sum, a difference, or the larger or smaller of two."""
-    return combined(node.args[:2], degrees, module)
+    return combined(node.args[:2], degrees, constants)
 
 
-def concatenated(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def concatenated(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a concatenation."""
-    return combined(node.args[:1], degrees, module)
+    return combined(node.args[:1], degrees, constants)
 
 
-def chosen(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def chosen(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge ``where(condition, this, that)``."""
     if total(node.args[:1], degrees) != 0:
         return choice_scales(node.args[1:3], degrees)
-    return combined(node.args[1:3], degrees, module)
+    return combined(node.args[1:3], degrees, constants)
 
 
 def choice_scales(parts: Iterable[object], degrees: Degrees) -> Verdict:
@@ -197,34 +220,34 @@ def choice_scales(parts: Iterable[object], degrees: Degrees) -> Verdict:
     return max(given, default=0.0), Offence(reason=reason, cure="Compare values of one degree.")
 
 
-def compared(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def compared(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a comparison: its outcome does not scale if both sides do alike."""
-    return 0.0, combined(node.args[:2], degrees, module)[1]
+    return 0.0, combined(node.args[:2], degrees, constants)[1]
 
 
-def multiplied(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def multiplied(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a product."""
-    del module
+    del constants
     return total(node.args, degrees), None
 
 
-def product_added(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def product_added(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge ``addmm(bias, this, that)`` and its like."""
-    return joined(total(node.args[1:3], degrees), node.args[0], degrees, module)
+    return joined(total(node.args[1:3], degrees), node.args[0], degrees, constants)
 
 
-def divided(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def divided(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a quotient."""
-    del module
+    del constants
     degree = total(node.args[:1], degrees) - total(node.args[1:2], degrees)
     if argument(node, 2, "rounding_mode") is None:
         return degree, None
     return degree, Offence(reason="It rounds.", cure="Divide without rounding.")
 
 
-def raised(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def raised(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a power."""
-    del module
+    del constants
     exponent = node.args[1]
     if isinstance(exponent, (int, float)):
         return total(node.args[:1], degrees) * float(exponent), None
@@ -232,9 +255,9 @@ def raised(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
     return total(node.args[:1], degrees), Offence(reason=reason, cure="Use a fixed exponent.")
 
 
-def clamped(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def clamped(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge a function with a lower and an upper bound; bounds of zero do no harm."""
-    del module
+    del constants
     name = name_of(node)
     low: object = None
     high: object = None
@@ -249,7 +272,8 @@ def clamped(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
     degree = total(node.args[:1], degrees)
     if scales(low, GUARD) and scales(high, 0.0):
         return degree, None
-    reason = f"It is bounded by {' and '.join(str(b) for b in (low, high) if b is not None)}."
+    bounds = " and ".join(f"{b:g}" for b in (low, high) if isinstance(b, (int, float)))
+    reason = f"It is bounded by {bounds or 'a value'}, and bounds do not scale."
     return degree, Offence(reason=reason, cure="Replace it with ReLU and fine-tune.")
 
 
@@ -260,7 +284,7 @@ def scales(bound: object, guard: float) -> bool:
     return isinstance(bound, (int, float)) and (isinf(bound) or 0 <= bound <= guard)
 
 
-def filled(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def filled(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge padding, and filling by a mask."""
     degree = total(node.args[:1], degrees)
     value: object = argument(node, 2, "value", 0)
@@ -268,15 +292,15 @@ def filled(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
         value = argument(node, 3, "value") if argument(node, 2, "mode") == "constant" else 0
     if name_of(node) == "masked_fill" and total(node.args[1:2], degrees) != 0:
         return choice_scales(node.args[:1], degrees)
-    if is_zero(value, module) or (isinstance(value, float) and isinf(value)):
+    if is_zero(value, constants) or (isinstance(value, float) and isinf(value)):
         return degree, None
     written = value if isinstance(value, (int, float)) else "that is not zero"
     return degree, Offence(reason=f"It writes a constant {written}.", cure="Write zeros.")
 
 
-def attended(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
+def attended(node: Node, degrees: Degrees, constants: Constants) -> Verdict:
     """Judge attention: it has the degree of its values, if its weights have degree 0."""
-    del module
+    del constants
     scores = total(node.args[:2], degrees)
     value = total(node.args[2:3], degrees)
     mask = argument(node, 3, "attn_mask")
@@ -287,7 +311,7 @@ def attended(node: Node, degrees: Degrees, module: nn.Module) -> Verdict:
     return value, Offence(reason=reason, cure=cure)
 
 
-JUDGES: dict[str, Callable[[Node, Degrees, nn.Module], Verdict]] = {
+JUDGES: dict[str, Callable[[Node, Degrees, Constants], Verdict]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv_transpose2d", "linear"), layer),
     "batch_norm": batch_norm,
     **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm"), forgets),

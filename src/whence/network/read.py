@@ -194,9 +194,16 @@ class Network:
         """
         return first_not_finite(self.module, images, scalar)
 
-    def homogeneity(self) -> Homogeneity:
-        """Return the degree of homogeneity of every operation, and who breaks it."""
-        return homogeneity(self.graph, self.module)
+    def homogeneity(self, images: Images | None = None) -> Homogeneity:
+        """Return the degree of homogeneity of every operation, who breaks it, and numeric tests.
+
+        Args:
+            images: Images for the tests; those that the network was read with if None. The tests
+                cost 4.5 passes, and one for each image.
+        """
+        if images is not None:
+            self.check(images)
+        return homogeneity(self.graph, self.module, self.example if images is None else images)
 
     def describe(self) -> Description:
         """Return a table of the operations: path, shapes, parameters, share of the work."""
