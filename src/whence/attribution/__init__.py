@@ -6,6 +6,7 @@ from whence.attribution.cam import GradCAM
 from whence.attribution.catalogue import CATALOGUE, Entry, cards, method_named, settings_of
 from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
+from whence.attribution.contrastive import ContrastiveLRP
 from whence.attribution.deeplift import DeepLift
 from whence.attribution.evidence import Evidence, PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
@@ -38,6 +39,7 @@ __all__ = [
     "BlurIG",
     "ClassContrast",
     "Composite",
+    "ContrastiveLRP",
     "Deconvnet",
     "DeepLift",
     "Entry",

@@ -7,6 +7,7 @@ from whence.attribution.attention import AttentionRollout, TransformerAttributio
 from whence.attribution.cam import GradCAM
 from whence.attribution.classes import ClassContrast
 from whence.attribution.coalitions import LIME, KernelSHAP
+from whence.attribution.contrastive import ContrastiveLRP
 from whence.attribution.evidence import PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP
 from whence.attribution.extremal import ExtremalPerturbation
@@ -300,6 +301,18 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Wang and Wang (2022), NeurIPS, Eq. 5 to 8",
         ),
         make=ClassContrast,
+    ),
+    Entry(
+        card=MethodCard(
+            name="contrastive-lrp",
+            family="contrast",
+            passes="0.5, and that of lrp with the same rules (3.5)",
+            needs="a network",
+            complete="no",
+            reference="Gu, Yang and Tresp (2018), arXiv:1812.02100, section 4; Iwana et al. "
+            "(2019), arXiv:1908.04351, section 3",
+        ),
+        make=ContrastiveLRP,
     ),
     Entry(
         card=MethodCard(
