@@ -17,6 +17,7 @@ MAY_TOUCH_A_MODEL = {
     "adapters/models.py": "the model was built there, a moment ago",
     "priors/fit.py": "a copy of the model is trained, made a line before",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
+    "attribution/readings.py": "a copy of the model's structure was made a word before",
     "attribution/relevance/differences.py": "the leaves are activations of our own graph",
     "attribution/relevance/signals.py": "the hook is on an activation of our own graph, as above",
     "recipes/digits.py": "it trains the network that it made itself",

@@ -11,7 +11,9 @@ from whence.attribution.deeplift import DeepLift
 from whence.attribution.evidence import Evidence, PertinentNegatives, PertinentPositives
 from whence.attribution.expected import ExpectedGradients, GradientSHAP, References
 from whence.attribution.explain import Attribution, attribute
+from whence.attribution.explain_function import as_quantus, needs_network
 from whence.attribution.extremal import ExtremalPerturbation, Extremes
+from whence.attribution.foreign import captum_method, function_method, zennit_method
 from whence.attribution.gradient import Gradient, InputXGradient
 from whence.attribution.guided import Deconvnet, GuidedBackpropagation, GuidedGradCAM
 from whence.attribution.maps import GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
@@ -73,13 +75,18 @@ __all__ = [
     "TransformerAttribution",
     "VarGrad",
     "XGradCAM",
+    "as_quantus",
     "attribute",
+    "captum_method",
     "cards",
     "composite_named",
+    "function_method",
     "method_named",
+    "needs_network",
     "quadrature",
     "refined",
     "relative_gap",
     "settings_of",
     "superpixels_named",
+    "zennit_method",
 ]

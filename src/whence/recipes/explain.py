@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from whence.adapters import LoadedModel, Preprocessing
-from whence.attribution import CATALOGUE, Attribution, attribute, method_named
+from whence.attribution import Attribution, attribute, method_named, needs_network
 from whence.core import (
     Images,
     Logits,
@@ -358,16 +358,6 @@ def chosen_method(
         raise SettingError(msg)
     sized: Method = replace(value, batch_size=batch_size)
     return sized
-
-
-def needs_network(method: Method) -> bool:
-    """Return whether a method, or the one that it averages, works on the network's graph."""
-    inner = getattr(method, "method", None)
-    if isinstance(inner, Method) and needs_network(inner):
-        return True
-    return any(
-        isinstance(method, entry.make) and entry.card.needs != "any callable" for entry in CATALOGUE
-    )
 
 
 def readable(subject: Subject, images: Images, method: Method) -> nn.Module | Network:
