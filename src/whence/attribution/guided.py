@@ -1,7 +1,8 @@
 r"""Guided back-propagation, deconvnet and guided Grad-CAM: other rules for a ReLU's gradient."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -20,13 +21,49 @@ from whence.attribution.graphs import graph_of, remade
 from whence.core import Attributions, Images, ModelScalar, ScalarFn, Target, check_logits
 from whence.errors import UnsupportedOperation
 from whence.network import DECONVOLUTION, GUIDED_BACKPROPAGATION, Cut, Network, Rule, places
+from whence.network.operations import module_path, name_of
+from whence.network.rewrite import depends_on_images
 
 __all__ = ["Deconvnet", "GuidedBackpropagation", "GuidedGradCAM"]
 
 OTHERS = frozenset(
-    {"gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "tanh", "softplus", "leaky_relu"}
+    [
+        *("gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "tanh", "softplus"),
+        *("leaky_relu", "prelu", "rrelu", "relu6", "hardtanh", "hardshrink", "softshrink"),
+        *("tanhshrink", "softsign", "log_sigmoid", "glu", "abs", "sign", "heaviside"),
+        *("maximum", "minimum", "fmax", "fmin", "where", "masked_fill", "gt", "ge", "lt", "le"),
+    ]
 )
-"""Activations for which these rules are not defined. Gates (sigmoid) keep their gradient."""
+"""Activations, and ways to write one by hand, for which these rules are not defined. Gates
+(sigmoid) and pooling keep their gradient."""
+
+CUTS = {"clamp": (0,), "clamp_min": (0,), "clip": (0,), "threshold": (0, 0)}
+"""Operations that are a ReLU when they are called with these bounds."""
+
+
+def is_rectifier(operation: str, bounds: Sequence[object]) -> bool:
+    """Return whether an operation with these arguments after its input is a ReLU."""
+    given = [*bounds, *[None] * 2][:2]
+    wanted = [*CUTS.get(operation, ()), *[None] * 2][:2]
+    return operation == "relu" or (operation in CUTS and given == wanted)
+
+
+def is_bounded(operation: str, bounds: Sequence[object]) -> bool:
+    """Return whether an operation cuts its input from both sides, as an activation does."""
+    return operation in ("clamp", "clip") and len([b for b in bounds if b is not None]) > 1
+
+
+def at_rectifiers(rule: Rule) -> list[Rule]:
+    """Return the rule for ReLUs and for other ways to cut at zero."""
+
+    def cut(operation: Any, values: Tensor, *bounds: object) -> Tensor:  # noqa: ANN401 - an operator
+        name = operation.overloadpacket.__name__.rstrip("_")
+        return (rule.function if is_rectifier(name, bounds) else passed)(operation, values, *bounds)
+
+    def passed(operation: Callable[..., Tensor], *arguments: object) -> Tensor:
+        return operation(*arguments)
+
+    return [rule, Rule(operations=frozenset(CUTS), function=cut)]
 
 
 def rectified(network: Network, rule: Rule, method: str) -> Network:
@@ -35,21 +72,27 @@ def rectified(network: Network, rule: Rule, method: str) -> Network:
     Raises:
         UnsupportedOperation: If there is no ReLU, or another activation beside it.
     """
-    found = places(network.module)
-    strange = next((place for place in found if place.name in OTHERS), None)
-    if strange is None and any(place.name == "relu" for place in found):
-        return remade(network, rule, lambda whole: whole.under([rule]))
-    why = (
-        "has no ReLU"
-        if strange is None
-        else f"has {strange.name!r} in {strange.path or 'its forward'}"
-    )
-    msg = (
-        f"{method} changes the gradient of ReLUs, and this network {why}: the result would be "
-        f"the plain gradient there. Use Gradient, InputXGradient or LRP, which are defined for "
-        f"every activation, or replace the activation with ReLU and fine-tune."
-    )
-    raise UnsupportedOperation(msg)
+
+    def make(network: Network) -> Network:
+        moving = depends_on_images(network.graph)
+        found = [node for node in network.graph.nodes if node in moving]
+        named = [(name_of(node), node) for node in found if node.op == "call_function"]
+        strange = next(
+            (n for name, n in named if name in OTHERS or is_bounded(name, n.args[1:])), None
+        )
+        if strange is None and any(is_rectifier(name, node.args[1:]) for name, node in named):
+            return network.under(at_rectifiers(rule))
+        why = "has no ReLU"
+        if strange is not None:
+            why = f"has {name_of(strange)!r} in {module_path(strange) or 'its forward'}"
+        msg = (
+            f"{method} changes the gradient of ReLUs, and this network {why}: the result would be "
+            f"the plain gradient there. Use Gradient, InputXGradient or LRP, which are defined "
+            f"for every activation, or replace the activation with ReLU and fine-tune."
+        )
+        raise UnsupportedOperation(msg)
+
+    return remade(network, rule, make)
 
 
 @final
@@ -59,7 +102,8 @@ class GuidedBackpropagation:
 
     .. math:: r_{in} = [a > 0] \, [r_{out} > 0] \, r_{out} \quad \text{at every ReLU}
 
-    Exact, by this rule. It sees every ReLU: modules, functions, in-place and reused ones. The map
+    Exact, by this rule. It sees every ReLU: modules, functions, in-place and reused ones, and
+    ``clamp(min=0)``; a network with another activation is refused. The map
     is close to a reconstruction of the image and depends little on the class: do not read it as
     evidence. The values add up to nothing in particular. Cost: 1 pass.
 
@@ -199,7 +243,7 @@ def both(plain: Cut, guided: Cut, target: Target, images: Images) -> tuple[Tenso
     check_values(values, len(images))
     inputs = [displacement, activation]
     gradient, slope = torch.autograd.grad(values, inputs, torch.ones_like(values))
-    if any(place.name == "relu" for place in places(plain.tail_module)):
+    if any(place.name == "relu" or place.name in CUTS for place in places(plain.tail_module)):
         fixed = [other.detach() for other in others]
 
         def behind(activation: Tensor) -> Tensor:
