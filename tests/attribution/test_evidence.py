@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from whence.attribution import PertinentNegatives, PertinentPositives, attribute
+from whence.attribution.evidence import unlikely_slope
 from whence.core import Colour, Custom, ModelScalar, logit
-from whence.errors import SettingError
+from whence.errors import ModeError, SettingError, ShapeError
 
 METHODS = [PertinentNegatives(steps=60, searches=4), PertinentPositives(steps=60, searches=4)]
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
@@ -99,6 +100,55 @@ def test_where_nothing_helps_the_search_fails_and_says_so(images):
     assert (positive.values[[1, 3]] == 0).all()
 
 
+def halves(images):
+    """An auto-encoder that knows only images whose upper and lower halves are alike."""
+    mean = (images[:, :, :4] + images[:, :, 4:]) / 2
+    return torch.cat([mean, mean], dim=2)
+
+
+@each_method
+def test_an_auto_encoder_draws_the_evidence_towards_likely_images(method, smooth, images):
+    from dataclasses import replace
+
+    classes = smooth(images).argmax(dim=1)
+    f = ModelScalar(smooth, logit(classes))
+    base = Colour(value=(-3.0,)) if isinstance(method, PertinentPositives) else Colour()
+    plain = replace(method, baseline=base, sparsity=0.01)
+    origin = -3.0 if isinstance(method, PertinentPositives) else images
+    unlike = []
+    for weight in (0.0, 5.0):
+        found = replace(plain, autoencoder=halves, plausibility=weight).search(f, images)
+        seen = (origin + found.values)[found.success]
+        assert len(seen) >= 3
+        unlike.append((seen - halves(seen)).square().mean())
+    assert unlike[1] < 0.97 * unlike[0]
+
+
+def test_the_pull_of_the_auto_encoder_is_its_gradient(images):
+    method = PertinentNegatives(autoencoder=halves, plausibility=3.0)
+    # Halves are an orthogonal projection P, and the gradient of |x - Px|^2 is 2 (x - Px).
+    expected = 6 * (images - halves(images))
+    torch.testing.assert_close(unlikely_slope(method, images), expected)
+    assert unlikely_slope(PertinentNegatives(), images) == 0
+    wrong = PertinentNegatives(autoencoder=lambda x: x[:, :1])
+    with pytest.raises(ShapeError, match=r"of the shape it was given, \(5, 3, 8, 8\); it returned"):
+        unlikely_slope(wrong, images)
+    with pytest.raises(ModeError):
+        PertinentPositives(autoencoder=nn.Conv2d(3, 3, 1))
+
+
+@each_method
+def test_the_result_says_for_which_images_the_search_succeeded(method, images):
+    f = ModelScalar(
+        lambda x: torch.stack([x.sum(dim=(1, 2, 3)) * 0 + 9, x.mean(dim=(1, 2, 3))], dim=1),
+        logit(torch.tensor([0, 1, 0, 1, 0])),
+    )
+    result = attribute(method, f, images)
+    assert torch.equal(result.found, method.search(f, images).success)
+    assert result.found.any()
+    assert not result.found.all()
+
+
 @each_method
 def test_a_batch_gives_what_its_images_give_alone(method, rectifier, images, untouched):
     from dataclasses import replace
@@ -124,5 +174,5 @@ def test_what_is_no_search_is_refused(method, smooth, images):
         method(ModelScalar(lambda x: x[:, 0, 0, :1], logit(0)), images)
     with pytest.raises(SettingError, match="got 0 and 6"):
         kind(steps=0)
-    with pytest.raises(SettingError, match="margin and sparsity are at least 0"):
+    with pytest.raises(SettingError, match="margin, sparsity and plausibility are at least 0"):
         kind(margin=-1.0)
