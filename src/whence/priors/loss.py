@@ -32,6 +32,7 @@ from whence.core import (
     logits_of,
 )
 from whence.errors import SettingError
+from whence.priors.convolutions import FastConvolutions
 from whence.priors.penalties import Penalty
 
 __all__ = ["Prior", "PriorLoss", "prior_loss"]
@@ -133,7 +134,7 @@ def prior_loss(
         SettingError: If the method's attributions keep no graph.
     """
     f = Overheard(model=model, target=prior.target(labels), images=images)
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), FastConvolutions():
         values = prior.method(f, images)
     if not values.requires_grad:
         raise not_differentiable(prior.method)
