@@ -60,7 +60,8 @@ class PertinentNegatives:
     proximal gradient method, for several weights ``c`` by bisection; of all that succeed, the
     smallest (by the two norms) is returned. With an auto-encoder of likely images, what is added
     is drawn towards images that it returns unchanged. A search may fail: its values are zero, and
-    the result says so. The values add up to nothing in particular. Cost: ``steps`` times ``searches`` passes.
+    the result says so. The values add up to nothing in particular. Cost: ``steps`` times
+    ``searches`` passes.
 
     Args:
         margin: The lead :math:`\kappa` that the other class must have, in logits.
