@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -265,11 +266,12 @@ class CaptumExplainer:
         baseline = settings.get("baselines")
         if isinstance(baseline, Baseline) and not isinstance(baseline, (Tensor, float, int)):
             settings["baselines"] = baseline(question.images.detach())
+        if takes(explainer.attribute, "target"):
+            settings["target"] = question.classes
         if not gives_delta(explainer, settings):
-            return explainer.attribute(question.images, target=question.classes, **settings), None
-        maps, delta = explainer.attribute(
-            question.images, target=question.classes, return_convergence_delta=True, **settings
-        )
+            return explainer.attribute(question.images, **settings), None
+        settings["return_convergence_delta"] = True
+        maps, delta = explainer.attribute(question.images, **settings)
         total = maps.detach().flatten(1).sum(dim=1, dtype=torch.float64)
         return maps, total - delta.detach().reshape(len(total), -1).mean(dim=1)
 
@@ -420,6 +422,12 @@ def needs_modules(name: str) -> str:
         f"{name} puts hooks on a model's modules, and a network read as a graph has none: "
         f"explain the model itself, ModelScalar(model, logit(class))."
     )
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a function has a parameter of this name; some of Captum explain no class."""
+    parameters = signature(function).parameters.values()
+    return any(p.name == name or p.kind is Parameter.VAR_KEYWORD for p in parameters)
 
 
 def gives_delta(explainer: Any, settings: Mapping[str, Any]) -> bool:  # noqa: ANN401 - of Captum's
