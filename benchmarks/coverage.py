@@ -1,73 +1,111 @@
-"""``python -m benchmarks.coverage``: every method on every model of the list, in one table."""
+"""``python -m benchmarks.coverage``: every method on every model of the list, in one table.
+
+A cell is written down as soon as it is known. A run that was stopped goes on where it was; cells of
+other code, settings or versions are made anew.
+"""
 
 import argparse
+import hashlib
 import json
-import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+import whence
+from benchmarks.coverage_table import Cell, Verdict, counted, markdown, summary, text
 from benchmarks.models import SUBJECTS, Subject
 from whence.attribution import CATALOGUE, attribute, method_named
+from whence.attribution.catalogue import settings_of
 from whence.core import ModelScalar, logit
 from whence.errors import SettingError, UnsupportedOperation
 from whence.network import Network
 
-__all__ = ["CHEAP", "Cell", "cell", "main", "table"]
+__all__ = ["CHEAP", "FEW", "cell", "cheap", "main"]
 
-Verdict = Literal["ok", "n/a", "ERROR"]
+FEW: Mapping[str, int] = {"steps": 3, "samples": 2, "masks": 8, "draws": 2, "searches": 2}
+"""How often a method repeats itself here, for settings of this name; so for methods to come."""
 
 CHEAP: Mapping[str, Mapping[str, float | str]] = {
-    "smoothgrad": {"samples": 2},
-    "smoothgrad-squared": {"samples": 2},
-    "vargrad": {"samples": 2},
-    "integrated-gradients": {"steps": 2},
-    "expected-gradients": {"samples": 2},
-    "gradient-shap": {"samples": 2},
-    "idgi": {"steps": 2},
     "guided-ig": {"steps": 4},
-    "blur-ig": {"steps": 2},
     "occlusion": {"window": 32, "stride": 32},
-    "rise": {"masks": 8, "cells": 3},
+    "rise": {"cells": 3},
     "kernel-shap": {"superpixels": "grid:2", "samples": 16},
     "lime": {"superpixels": "grid:2", "samples": 16},
-    "soundness-saliency": {"steps": 3},
-    "extremal-perturbation": {"steps": 3},
-    "pertinent-negatives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
-    "pertinent-positives": {"steps": 10, "searches": 2, "rate": 0.3, "sparsity": 1e-4},
+    "pertinent-negatives": {"steps": 30, "rate": 0.1, "sparsity": 1e-4},
+    "pertinent-positives": {"steps": 30, "rate": 0.1, "sparsity": 1e-4},
 }
-"""Settings that cost little; a method that is not named runs with its defaults."""
+"""Other settings that cost little; all else are a method's defaults."""
 
 IMAGES = 2
 
 
+def cheap(method: str) -> dict[str, float | str]:
+    """Return the settings that a method runs with here, where they are not its defaults."""
+    known = settings_of(method)
+    few = {name: count for name, count in FEW.items() if known.get(name, "").isdigit()}
+    return {**{name: n for name, n in few.items() if int(known[name]) > n}, **CHEAP.get(method, {})}
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What became of a method on a model.
+class Book:
+    """The cells that are known, in a file of one JSON document per line.
 
     Args:
-        method: Its name in the catalogue.
-        model: The model's name.
-        verdict: ``ok``: finite values of the right shape. ``n/a``: refused, with the reason.
-            ``ERROR``: anything else.
-        reason: Why not, in full.
-        blank: Of how many images the map is zero everywhere: allowed, but worth a look.
-        seconds: How long it took.
+        path: The file.
+        version: What cells depend on beside method, model and settings.
     """
 
-    method: str
-    model: str
-    verdict: Verdict
-    reason: str
-    blank: int
-    seconds: float
+    path: Path
+    version: str
+
+    def known(self) -> dict[tuple[str, str], Cell]:
+        """Return the cells of this version and of the settings of today."""
+        found: dict[tuple[str, str], Cell] = {}
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for line in lines:
+            try:
+                one = json.loads(line)
+            except ValueError:
+                continue  # the line at which a run was stopped
+            made = Cell(**one["cell"])
+            if (one["version"], one["settings"]) == (self.version, shown(made.method)):
+                found[made.method, made.model] = made
+        return found
+
+    def add(self, made: Cell) -> None:
+        """Write a cell down."""
+        line = {"version": self.version, "settings": shown(made.method), "cell": asdict(made)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def shown(method: str) -> str:
+    """Return a method with the settings that it runs with here, or why there is none."""
+    try:
+        return str(method_named(method, cheap(method)))
+    except Exception as error:  # noqa: BLE001 - its cells are errors
+        return f"{type(error).__name__}: {error}"
+
+
+def version() -> str:
+    """Return a fingerprint of the code that a cell depends on, and of torch."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    here = Path(__file__).parent
+    source = Path(whence.__file__).parent
+    files = [here / "coverage.py", here / "models.py"]
+    for room in ("core", "network", "attribution"):
+        files += (source / room).rglob("*.py")
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def cell(method: str, model: str, network: Network, images: Tensor) -> Cell:
@@ -86,15 +124,18 @@ def cell(method: str, model: str, network: Network, images: Tensor) -> Cell:
 
 def judged(method: str, network: Network, images: Tensor) -> tuple[Verdict, str, int]:
     """Return the verdict on a method with its reason, and how many maps are blank."""
-    ready = method_named(method, CHEAP.get(method))
     with torch.no_grad():
         predicted = network(images).argmax(dim=1)
     f = ModelScalar(network, logit(predicted))
     try:
+        ready = method_named(method, cheap(method))
+    except Exception as error:  # noqa: BLE001 - a table of what fails must survive it
+        return "ERROR", f"{type(error).__name__}: {error}", 0
+    try:
         result = attribute(ready, f, images)
     except (SettingError, UnsupportedOperation) as error:
         return "n/a", str(error), 0
-    except Exception as error:  # noqa: BLE001 - a table of what fails must survive it
+    except Exception as error:  # noqa: BLE001 - as above
         return "ERROR", f"{type(error).__name__}: {error}", 0
     values = result.values
     wanted = {(len(images), channels, *images.shape[2:]) for channels in (1, images.shape[1])}
@@ -105,57 +146,25 @@ def judged(method: str, network: Network, images: Tensor) -> tuple[Verdict, str,
     return "ok", "", int(result.blank.sum())
 
 
-def column(subject: Subject, methods: Iterable[str]) -> list[Cell]:
+def column(subject: Subject, methods: Iterable[str]) -> Iterator[Cell]:
     """Run methods on a model, which is read once."""
     images = subject.images(IMAGES)
     try:
         network = Network.read(subject.model(), images)
     except Exception as error:  # noqa: BLE001 - as above
         why = f"{type(error).__name__}: {error}"
-        return [
-            Cell(method=m, model=subject.name, verdict="ERROR", reason=why, blank=0, seconds=0.0)
-            for m in methods
-        ]
-    return [cell(name, subject.name, network, images) for name in methods]
-
-
-def table(cells: Iterable[Cell], methods: list[str], subjects: list[Subject]) -> str:
-    """Return the cells as text: methods down, models across, and the reasons below."""
-    places = {(c.method, c.model): c for c in cells}
-    marks: dict[str, str] = {}
-    lines = [f"{'method':24}" + "".join(f"{s.short:>5}" for s in subjects)]
+        for method in methods:
+            yield Cell(
+                method=method,
+                model=subject.name,
+                verdict="ERROR",
+                reason=why,
+                blank=0,
+                seconds=0.0,
+            )
+        return
     for method in methods:
-        row = [places[method, s.name] for s in subjects]
-        lines.append(f"{method:24}" + "".join(f"{marked(c, marks):>5}" for c in row))
-    lines += ["", "+ ok; 1, 2, ...: not applicable, E1, E2, ...: an error; in short:"]
-    lines += [f"{mark:>5}  {reason}" for reason, mark in marks.items()]
-    lines += ["", *(f"{s.short:>5}  {s.name}, {s.side} x {s.side}" for s in subjects)]
-    return "\n".join(lines)
-
-
-def marked(found: Cell, marks: dict[str, str]) -> str:
-    """Return a cell's symbol; a reason that is new gets the next number."""
-    if found.verdict == "ok":
-        return "+"
-    prefix = "E" if found.verdict == "ERROR" else ""
-    return marks.setdefault(brief(found), f"{prefix}{len(marks) + 1}")
-
-
-def brief(found: Cell) -> str:
-    """Return a reason in a sentence, without the names of the method and of the module."""
-    reason = found.reason if found.verdict == "ERROR" else re.split(r"(?<=\.)\s", found.reason)[0]
-    reason = reason.replace(type(method_named(found.method)).__name__, "The method")
-    return re.sub(r"(?<=') in [\w.]+", "", reason)
-
-
-def counted(cells: list[Cell]) -> str:
-    """Return the counts of the verdicts as text."""
-    return ", ".join(f"{count} {verdict}" for verdict, count in summary(cells).items())
-
-
-def summary(cells: list[Cell]) -> dict[Verdict, int]:
-    """Count the verdicts."""
-    return {v: sum(c.verdict == v for c in cells) for v in ("ok", "n/a", "ERROR")}
+        yield cell(method, subject.name, network, images)
 
 
 def chosen(known: list[str], wanted: list[str] | None, kind: str) -> list[str]:
@@ -166,38 +175,46 @@ def chosen(known: list[str], wanted: list[str] | None, kind: str) -> list[str]:
     return found
 
 
+def collected(book: Book, subjects: list[Subject], methods: list[str]) -> list[Cell]:
+    """Return all cells: those that are known, and the others, made now."""
+    known = book.known()
+    began = time.perf_counter()
+    for i, subject in enumerate(subjects, start=1):
+        missing = [name for name in methods if (name, subject.name) not in known]
+        for found in column(subject, missing) if missing else ():
+            book.add(found)
+            known[found.method, found.model] = found
+        mine = [known[name, subject.name] for name in methods]
+        made = f"{len(missing)} made now, {time.perf_counter() - began:.0f} s"
+        sys.stderr.write(f"{i}/{len(subjects)} {subject.name}: {counted(mine)} ({made})\n")
+        sys.stderr.flush()
+    return [known[name, subject.name] for subject in subjects for name in methods]
+
+
 def main() -> int:
-    """Run all, print the table, write the record; 1 if there is an error in it."""
+    """Run what is missing, print the table, write the record; 1 if there is an error in it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--models", nargs="+", help="parts of names, such as timm/ or vit")
     parser.add_argument("--methods", nargs="+", help="parts of names, such as cam")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.json"))
+    parser.add_argument("--fresh", action="store_true", help="forget the cells that are known")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.jsonl"))
+    parser.add_argument("--markdown", type=Path, help="write the table as a page of the manual")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     methods = chosen([e.card.name for e in CATALOGUE], arguments.methods, "method")
     names = chosen([s.name for s in SUBJECTS], arguments.models, "model")
     subjects = [s for s in SUBJECTS if s.name in names]
-    cells: list[Cell] = []
-    began = time.perf_counter()
-    for i, subject in enumerate(subjects, start=1):
-        cells += (found := column(subject, methods))
-        spent = time.perf_counter() - began
-        place = f"{i}/{len(subjects)} {subject.name}"
-        sys.stderr.write(f"{place}: {counted(found)} ({spent:.0f} s)\n")
-        sys.stderr.flush()
-    print(table(cells, methods, subjects))
-    print(f"\n{counted(cells)}")
+    if arguments.fresh:
+        arguments.out.unlink(missing_ok=True)
+    book = Book(path=arguments.out, version=version())
+    cells = collected(book, subjects, methods)
+    print(text(cells, methods, subjects))
     blank = [f"{c.method} on {c.model}" for c in cells if c.blank]
     print(f"Maps that are zero everywhere: {', '.join(blank) or 'none'}")
-    record = {
-        "counts": summary(cells),
-        "settings": {name: dict(CHEAP.get(name, {})) for name in methods},
-        "torch": torch.__version__,
-        "cells": [asdict(c) for c in cells],
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    if arguments.markdown:
+        page = markdown(cells, methods, subjects, {name: cheap(name) for name in methods})
+        arguments.markdown.write_text(page)
     return int(summary(cells)["ERROR"] > 0)
 
 

@@ -1,4 +1,8 @@
-"""The 21 classifiers of the design's list, with random weights, on images as small as they take."""
+"""The 21 classifiers of the design's list, on images as small as they take.
+
+Their weights are random, and calibrated so that signals neither die nor explode: a map of a network
+whose logits hardly depend on the image says nothing.
+"""
 
 import math
 from collections.abc import Callable
@@ -7,11 +11,21 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from whence.adapters.timm import open_timm
 from whence.adapters.torchvision import open_torchvision
 
 __all__ = ["SUBJECTS", "Subject"]
+
+CALIBRATION = 16
+"""How many images the weights are calibrated with."""
+
+NEARLY_ZERO = 1e-3
+"""Parameters as small as this switch a branch off (layer scales of 1e-6, for one)."""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @final
@@ -37,29 +51,102 @@ class Subject:
             torch.manual_seed(0)
             model = self.make().eval()
             disturb(model)
+            calibrate(model, self.images(CALIBRATION, seed=2))
         return model
 
-    def images(self, count: int) -> Tensor:
-        """Return as many random images, the same every time."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(count, 3, self.side, self.side, generator=generator)
+    def images(self, count: int, *, seed: int = 1) -> Tensor:
+        """Return as many random images, smooth and with noise, the same every time."""
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.randn(count, 3, 4, 4, generator=generator)
+        smooth = functional.interpolate(coarse, size=self.side, mode="bicubic")
+        return smooth + 0.3 * torch.randn(smooth.shape, generator=generator)
 
 
 def disturb(model: nn.Module) -> None:
-    """Draw what was initialised with zeros, and batch norms' statistics: they hide mistakes."""
+    """Draw what was initialised with zeros or nearly so, and batch norms: they hide mistakes."""
     with torch.no_grad():
         for module in model.modules():
-            if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                continue
-            if module.running_mean is not None and module.running_var is not None:
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.1)
+            if isinstance(module, NORMS):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
         for parameter in model.parameters():
-            if not parameter.any():
+            if float(parameter.abs().max()) < NEARLY_ZERO:
                 fan_in = max(parameter.shape[1:].numel(), 16)
                 parameter.normal_(0, 1 / math.sqrt(fan_in))
+
+
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Set batch norms to the statistics of these images, and outputs of layers to unit variance.
+
+    One forward in eval mode; every layer sees what the calibrated layers before it return. Then
+    each class's logit gets mean zero and variance one over the images, by its weights: the
+    predicted class is then one that the image speaks for, not one that the bias does.
+
+    References:
+        Mishkin and Matas (2016), "All you need is a good init", algorithm 1, in one step.
+    """
+    watch = Calibration(done=set(), last=[])
+    hooks: list[RemovableHandle] = []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, *NORMS)):
+            hooks.append(module.register_forward_pre_hook(watch.before))
+            hooks.append(module.register_forward_hook(watch.after))
+    with torch.no_grad():
+        model(images)
+        for hook in hooks:
+            hook.remove()
+        head, features = watch.last[0]
+        if features.ndim == 2:  # otherwise the model ends in a convolution, or in features
+            tell_apart(head, features)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What happens at every layer during the forward that calibrates.
+
+    Args:
+        done: Modules that are calibrated; each is, when it is called first.
+        last: The linear layer that was called last, with its inputs.
+    """
+
+    done: set[nn.Module]
+    last: list[tuple[nn.Linear, Tensor]]
+
+    def before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Set a batch norm to the statistics of its inputs."""
+        if isinstance(module, NORMS) and module not in self.done:
+            self.done.add(module)
+            settle(module, inputs[0])
+
+    def after(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Scale a layer so that its output has unit variance; return that."""
+        if isinstance(module, nn.Linear):
+            self.last[:] = [(module, inputs[0])]
+        if isinstance(module, NORMS) or module in self.done:
+            return output
+        self.done.add(module)
+        scale = 1 / output.std().clamp_min(1e-6)
+        for parameter in module.parameters(recurse=False):
+            parameter.mul_(scale)
+        return output * scale
+
+
+def settle(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> None:
+    """Let a batch norm normalise by the statistics of these values."""
+    axes = [axis for axis in range(values.ndim) if axis != 1]
+    if norm.running_mean is not None and norm.running_var is not None:
+        spread = values.var(dim=axes)
+        norm.running_mean.copy_(values.mean(dim=axes))
+        norm.running_var.copy_(spread.clamp_min(0.01 * float(values.square().mean())))
+
+
+def tell_apart(head: nn.Linear, features: Tensor) -> None:
+    """Let a last layer tell these images apart: logits of mean zero and variance one."""
+    middle = features.mean(dim=0)
+    head.weight.sub_(torch.outer(head.weight @ middle, middle) / middle.square().sum())
+    head.weight.div_((features @ head.weight.T).std(dim=0)[:, None].clamp_min(1e-6))
+    head.bias.mul_(0.1 / head.bias.abs().max().clamp_min(1e-6))
 
 
 def torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:  # noqa: ANN401 - the library's own settings
@@ -127,7 +214,7 @@ SUBJECTS: tuple[Subject, ...] = tuple(
         (
             "timm/eva02_tiny_patch14_224",
             "eva2",
-            timm("eva02_tiny_patch14_224", img_size=56),
+            timm("eva02_tiny_patch14_224", img_size=56, num_classes=1000),
             56,
         ),
         ("transformers/ViTForImageClassification", "hf", hugging_face, 64),

@@ -18,8 +18,7 @@ from whence.core import (
     ModelScalar,
     ScalarFn,
     Scalars,
-    check_logits,
-    logits_of,
+    logits_from,
 )
 from whence.errors import SettingError
 
@@ -115,7 +114,7 @@ def logits_in_parts(f: ModelScalar, images: Images, batch_size: int | None) -> L
     pace = forward_pace(f, images, batch_size)
     return torch.cat(
         [
-            check_logits(logits_of(f.model(images[start:stop].clone())), stop - start)
+            logits_from(f.model, images[start:stop].clone())
             for start, stop in pace.spans(len(images))
         ]
     )

@@ -10,7 +10,17 @@ from whence.attribution.account import FORWARD
 from whence.attribution.batching import Pace
 from whence.attribution.gradient import accounted, evaluate
 from whence.attribution.path import relative_gap
-from whence.core import Attributions, Images, Method, ModelScalar, ScalarFn, Scalars, check_images
+from whence.core import (
+    Attributions,
+    Images,
+    Method,
+    ModelScalar,
+    ScalarFn,
+    Scalars,
+    check_count,
+    check_finite_images,
+    check_images,
+)
 from whence.errors import NumericsError, SettingError, ShapeError
 from whence.network import Network
 
@@ -74,7 +84,9 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
     Raises:
         SettingError: If ``f`` is not a function that a method can explain.
         ShapeError: If the images, or the values that the method returned, have another shape.
-        NumericsError: If an attribution is NaN or infinite, with the place where it began.
+        NumericsError: If an image or an attribution is NaN or infinite, with the place where it
+            began.
+        TargetError: If the target's classes are not one per image, or do not exist.
     """
     images = check_images(images)
     if not isinstance(f, ScalarFn):
@@ -83,6 +95,9 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
             f"{type(f).__name__}. Make one from a model: ModelScalar(model, logit(3))."
         )
         raise SettingError(msg)
+    check_finite_images(images)
+    if isinstance(f, ModelScalar):
+        check_count(f.target, len(images))
     account = accounted(method, f, images)
     values, explained, cost = account.values, account.explained, account.passes
     if values.ndim != images.ndim or len(values) != len(images):
@@ -110,12 +125,7 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
 
 
 def origin(f: ScalarFn, images: Images, explained: Scalars, values: Tensor) -> str:
-    """Say where NaN or infinity began: images, weights, the explained value, or the gradient."""
-    if not images.isfinite().all():
-        return (
-            f"NaN or infinity in the images already, {bad_rows(images)}. Check how they were "
-            f"read and normalised."
-        )
+    """Say where NaN or infinity began: weights, the explained value, or the gradient."""
     model = getattr(f, "model", None)
     module = getattr(model, "module", model)
     if isinstance(module, nn.Module):

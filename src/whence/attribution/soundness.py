@@ -22,8 +22,7 @@ from whence.core import (
     RandomBaseline,
     ScalarFn,
     Zero,
-    check_logits,
-    logits_of,
+    logits_from,
 )
 from whence.errors import SettingError, TargetError
 
@@ -224,7 +223,7 @@ class SoundnessSaliency:
             seen = masked(images, mask.to(images.dtype), self.fills(images, generator))
             count = len(seen) * len(images)
             with pace.watching(count):
-                output = check_logits(logits_of(f.model(seen.flatten(0, 1))), count)
+                output = logits_from(f.model, seen.flatten(0, 1))
             scores = self.compared(output).to(weights.dtype).reshape(len(seen), len(images), -1)
             loss = data_term(self.objective, scores, classes, whole) + self.penalty(mask)
             (weights.grad,) = torch.autograd.grad(loss.sum(), [weights])

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from whence.core.target import Target
 from whence.core.types import Images, Logits, Scalars
-from whence.errors import ModeError, SettingError, ShapeError, WhenceError
+from whence.errors import ModeError, NumericsError, SettingError, ShapeError, WhenceError
 
 __all__ = [
     "ModelScalar",
     "ScalarFn",
+    "check_finite_images",
     "check_images",
     "check_logits",
     "check_mode",
@@ -70,6 +71,8 @@ class ModelScalar:
 
     def __call__(self, images: Images) -> Scalars:
         """Return the target of the model's logits."""
+        if isinstance(self.model, nn.Module):
+            check_mode(self.model)  # it may have been set to train mode since
         return self.target(logits_from(self.model, images))
 
     def at(self, rows: Tensor) -> "ModelScalar":
@@ -170,7 +173,25 @@ def check_images(images: Any) -> Images:  # noqa: ANN401 - the check is the poin
             f"Convert with images.float() / 255 and normalise."
         )
         raise ShapeError(msg)
+    if images.is_meta:
+        msg = (
+            "The images are on the device 'meta', which holds shapes but no values. Load them "
+            "onto 'cpu' or a GPU."
+        )
+        raise SettingError(msg)
     return images
+
+
+def check_finite_images(images: Images) -> None:
+    """Refuse images that hold NaN or infinity."""
+    bad = (~images.isfinite()).flatten(1).any(dim=1).nonzero()[:, 0]
+    if len(bad):
+        msg = (
+            f"NaN or infinity in the images already, in {len(bad)} of {len(images)} images, first "
+            f"in image {int(bad[0])}. Check how they were read and normalised (a standard "
+            f"deviation of 0?)."
+        )
+        raise NumericsError(msg)
 
 
 def check_mode(model: nn.Module) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Margin",
     "Target",
     "TargetLike",
+    "check_count",
     "contrast",
     "log_probability",
     "logit",
@@ -75,6 +76,8 @@ def pick(logits: Logits, classes: int | Int[Tensor, " n"], name: str) -> Scalars
     if classes.is_cuda:
         # A GPU that is asked for a class that is not there is lost until the process ends.
         check_classes(classes, logits, name)
+    if classes.is_inference():
+        classes = classes.clone()  # autograd cannot keep an inference tensor, nor index with one
     try:
         return logits.gather(1, classes.to(logits.device, torch.int64)[:, None])[:, 0]
     except RuntimeError:
@@ -92,6 +95,21 @@ def check_classes(classes: Tensor, logits: Logits, name: str) -> None:
             f"{tuple(logits.shape)}, so classes run from 0 to {count - 1}."
         )
         raise TargetError(msg)
+
+
+def check_count(target: Target, count: int) -> None:
+    """Refuse a target whose classes are not one per image.
+
+    Methods ask a target for the rows of a part of the batch, so that it cannot tell itself
+    whether it holds too many.
+    """
+    for name, classes in vars(target).items():
+        if isinstance(classes, Tensor) and classes.ndim == 1 and len(classes) != count:
+            msg = (
+                f"The target holds {len(classes)} {name}, but there are {count} images. Give one "
+                f"class per image, or one integer for all."
+            )
+            raise TargetError(msg)
 
 
 def rows_of(classes: Classes, rows: Tensor) -> int | Int[Tensor, " rows"]:

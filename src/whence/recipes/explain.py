@@ -319,16 +319,12 @@ def subject_of(model: Model, preprocessing: Preprocessing | None) -> Subject:
 def placed(images: Images, module: nn.Module) -> Images:
     """Return the images on the model's device, if its weights are all on one."""
     devices = {parameter.device for parameter in module.parameters()}
-    for what, empty in (
-        ("weights", any(d.type == "meta" for d in devices)),
-        ("images", images.is_meta),
-    ):
-        if empty:
-            msg = (
-                f"The {what} are on the device 'meta', which holds shapes but no values. Load "
-                f"them onto 'cpu' or a GPU."
-            )
-            raise SettingError(msg)
+    if torch.device("meta") in devices:
+        msg = (
+            "The model's weights are on the device 'meta', which holds shapes but no values. Load "
+            "them onto 'cpu' or a GPU."
+        )
+        raise SettingError(msg)
     return images.to(devices.pop()) if len(devices) == 1 else images
 
 
