@@ -104,6 +104,99 @@ def test_transformer_attribution_is_its_recursion(token, fused, images, classes)
     torch.testing.assert_close(maps, rows.reshape(5, 1, 4, 4), rtol=1e-9, atol=1e-12)
 
 
+class Distilled(nn.Module):
+    """As DeiT with distillation: two tokens, pre-norm blocks, and the mean of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 12, 2, stride=2)
+        self.tokens = nn.Parameter(torch.randn(1, 2, 12))
+        self.place = nn.Parameter(torch.randn(1, 18, 12))
+        self.norms = nn.ModuleList([nn.LayerNorm(12) for _ in range(5)])
+        self.mix = nn.ModuleList([nn.Linear(12, 36) for _ in range(2)])
+        self.out = nn.ModuleList([nn.Linear(12, 12) for _ in range(2)])
+        self.think = nn.ModuleList([nn.Linear(12, 12) for _ in range(2)])
+        self.heads = nn.ModuleList([nn.Linear(12, 4) for _ in range(2)])
+
+    def forward(self, images, seen=None):
+        patches = self.embed(images).flatten(2).transpose(1, 2)
+        tokens = (
+            torch.cat([self.tokens.expand(images.shape[0], -1, -1), patches], dim=1) + self.place
+        )
+        for i in range(2):
+            mixed = self.mix[i](self.norms[2 * i](tokens)).unflatten(2, (3, 3, 4))
+            query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+            if seen is None:
+                out = functional.scaled_dot_product_attention(query, key, value)
+            else:
+                attention = (query @ key.transpose(-2, -1) * 0.5).softmax(dim=-1)
+                attention.retain_grad()
+                seen.append(attention)
+                out = attention @ value
+            tokens = tokens + self.out[i](out.transpose(1, 2).flatten(2))
+            tokens = tokens + functional.gelu(self.think[i](self.norms[2 * i + 1](tokens)))
+        tokens = self.norms[4](tokens)
+        return (self.heads[0](tokens[:, 0]) + self.heads[1](tokens[:, 1])) / 2
+
+
+def test_with_a_distillation_token_both_tokens_are_read(images, classes):
+    torch.manual_seed(3)
+    model = Distilled().double().eval()
+    f = scalar(model, images, logit(classes))
+    layers, slopes = attention_of(model, images, classes)
+    one = torch.eye(18).double()
+    rollout, relevance = one, one
+    for layer, slope in zip(layers, slopes, strict=True):
+        rollout = (layer.mean(dim=1) + one) / 2 @ rollout
+        relevance = relevance + (layer * slope).clamp(min=0).mean(dim=1) @ relevance
+    for method, whole in zip(METHODS, (rollout, relevance - one), strict=True):
+        rows = (whole[:, 0, 2:] + whole[:, 1, 2:]) / 2
+        maps = method(f, images)
+        torch.testing.assert_close(maps, rows.reshape(5, 1, 4, 4), rtol=1e-9, atol=1e-12)
+
+
+class Shifted(nn.Module):
+    """As Swin: attention in windows of 2 x 2 that are shifted, and a coarser second stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 1)
+        self.mix = nn.ModuleList([nn.Linear(4, 12), nn.Linear(4, 12), nn.Linear(8, 24)])
+        self.bias = nn.Parameter(torch.randn(2, 4, 4))
+        self.merge = nn.Linear(16, 8)
+        self.head = nn.Linear(8, 4)
+
+    def attended(self, maps, mix, shift):
+        batch, height, width, channels = maps.shape
+        maps = maps.roll((-shift, -shift), (1, 2))
+        windows = maps.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        windows = windows.transpose(2, 3).reshape(-1, 4, channels)
+        parts = mix(windows).unflatten(2, (3, 2, channels // 2))
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        out = (query @ key.transpose(-2, -1) + self.bias).softmax(dim=-1) @ value
+        out = out.transpose(1, 2).reshape(batch, height // 2, width // 2, 2, 2, channels)
+        return out.transpose(2, 3).reshape(maps.shape).roll((shift, shift), (1, 2))
+
+    def forward(self, images):
+        maps = self.embed(images).movedim(1, 3)
+        for i in range(2):
+            maps = maps + self.attended(maps, self.mix[i], i)
+        corners = [maps[:, i::2, j::2] for i in range(2) for j in range(2)]
+        maps = self.merge(torch.cat(corners, dim=3))
+        maps = maps + self.attended(maps, self.mix[2], 0)
+        return self.head(maps.mean(dim=(1, 2)))
+
+
+@each_method
+def test_attention_in_windows_is_refused_with_what_it_has_and_what_to_take(method, images):
+    torch.manual_seed(0)
+    f = scalar(Shifted().double().eval(), images, logit(0))
+    with pytest.raises(SettingError, match=r"between all patches of one grid.* network has \("):
+        method(f, images)
+    with pytest.raises(SettingError, match=r"\(8, 2, 4, 4\), \(32, 2, 4, 4\).*take grad-cam"):
+        method(f, images)
+
+
 def test_shares_of_rollout_add_up_to_one_and_do_not_know_the_class(images):
     f = scalar(made(token=False), images, logit(0))
     result = attribute(AttentionRollout(upsample=False), f, images)

@@ -91,6 +91,11 @@ class TransformerAttribution:
     it would raise ``f``. The map is the mean of the rows of :math:`R_L - I` that the head reads.
     Not negative; the values add up to nothing in particular. Cost: 1 pass.
 
+    The same authors' earlier method puts relevance in the place of attention. It is not offered:
+    its relevance follows rules of its own for each kind of layer, which are not those of
+    :class:`whence.attribution.LRP`, and the rule given here needs none and is theirs too, later.
+    For relevance through attention, take LRP.
+
     Args:
         upsample: Enlarge the map to the image, bilinearly; otherwise it has the tokens' grid.
         batch_size: Images per internal batch; chosen by memory if None.
