@@ -30,7 +30,9 @@ NAMES = [
     "epsilon-alpha2-beta1-flat",
     "epsilon-gamma-box",
     "gamma",
+    "generalised-gamma",
     "pixel-wise",
+    "excitation-backprop",
 ]
 
 
@@ -258,7 +260,9 @@ def test_folding_changes_nothing_but_the_bias_where_scales_are_positive(models, 
                 module.bias.zero_()
                 module.running_mean.zero_()
     f = ModelScalar(Network.read(model, images), logit(1))
-    one, other = (LRP(composite="gamma", fold=fold)(f, images) for fold in (True, False))
+    one, other = (
+        LRP(composite="generalised-gamma", fold=fold)(f, images) for fold in (True, False)
+    )
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 

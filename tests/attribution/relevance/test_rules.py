@@ -9,6 +9,7 @@ from whence.attribution.relevance import (
     Epsilon,
     Flat,
     Gamma,
+    GeneralisedGamma,
     Pass,
     Square,
     ZBox,
@@ -61,6 +62,8 @@ def shares(rule, x, w, b):
         case Epsilon():
             return over(z, b)
         case Gamma(gamma=g):
+            return over(x * (w + g * up), b + g * b.clamp(min=0))
+        case GeneralisedGamma(gamma=g):
             high, low = x.clamp(min=0), x.clamp(max=0)
             positive = over(high * (w + g * up) + low * (w + g * down), b + g * b.clamp(min=0))
             negative = over(high * (w + g * down) + low * (w + g * up), b + g * b.clamp(max=0))
@@ -70,11 +73,9 @@ def shares(rule, x, w, b):
             return alpha * positive - beta * over(z.clamp(max=0), b.clamp(max=0))
         case ZBox():
             return over(z - LOW * up - HIGH * down, 0)
-        case Flat():
-            seen = (w != 0).double()
-            return seen / seen.sum(1, keepdim=True)
-        case Square():
-            return w**2 / (w**2).sum(1, keepdim=True)
+        case Flat() | Square():
+            size = w**2 if isinstance(rule, Square) else (w != 0).double()
+            return size / size.sum(1, keepdim=True)
 
 
 RULES = [
@@ -84,6 +85,9 @@ RULES = [
     Gamma(),
     Gamma(gamma=0),
     Gamma(gamma=2, epsilon=0.01),
+    GeneralisedGamma(),
+    GeneralisedGamma(gamma=0),
+    GeneralisedGamma(gamma=2, epsilon=0.01),
     AlphaBeta(),
     AlphaBeta(alpha=2, beta=1),
     AlphaBeta(alpha=1.5, beta=0.5, epsilon=0.1),

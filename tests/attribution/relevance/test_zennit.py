@@ -20,7 +20,7 @@ from whence.attribution.relevance import (
     Composite,
     Epsilon,
     Flat,
-    Gamma,
+    GeneralisedGamma,
     Square,
     ZBox,
 )
@@ -119,7 +119,7 @@ def test_a_composite_is_zennits(
     ("ours", "make"),
     [
         (Epsilon(epsilon=0.25), lambda z: z.Epsilon(epsilon=0.25)),
-        (Gamma(gamma=0.7), lambda z: z.Gamma(gamma=0.7)),
+        (GeneralisedGamma(gamma=0.7), lambda z: z.Gamma(gamma=0.7)),
         (AlphaBeta(alpha=3, beta=2), lambda z: z.AlphaBeta(alpha=3, beta=2)),
         (AlphaBeta(), lambda z: z.ZPlus()),
     ],

@@ -6,17 +6,10 @@ from whence.attribution.relevance.composites import (
     CompositeName,
     composite_named,
 )
+from whence.attribution.relevance.first import Flat, Pass, Square, ZBox
 from whence.attribution.relevance.layers import LayerRule, LinearMap, Weighed
 from whence.attribution.relevance.method import LRP
-from whence.attribution.relevance.rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    Pass,
-    Square,
-    ZBox,
-)
+from whence.attribution.relevance.rules import AlphaBeta, Epsilon, Gamma, GeneralisedGamma
 
 __all__ = [
     "LRP",
@@ -27,6 +20,7 @@ __all__ = [
     "Epsilon",
     "Flat",
     "Gamma",
+    "GeneralisedGamma",
     "LayerRule",
     "LinearMap",
     "Pass",

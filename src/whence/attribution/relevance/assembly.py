@@ -7,13 +7,14 @@ from typing import Any
 
 from whence.attribution.relevance import signals
 from whence.attribution.relevance.composites import Composite
+from whence.attribution.relevance.first import Flat, Pass, Square, ZBox
 from whence.attribution.relevance.layers import LayerRule, layer_function
-from whence.attribution.relevance.rules import Flat, Pass, Square, ZBox
+from whence.attribution.relevance.signs import simplified
 from whence.errors import SettingError
 from whence.network import Network, Place, Rule, everywhere, places
 from whence.network.operations import VIEWS
 
-__all__ = ["blocked_rules", "layer_rules", "relevance_rules"]
+__all__ = ["blocked_rules", "layer_rules", "under_composite"]
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
 
@@ -140,10 +141,10 @@ def layer_rules(network: Network, composite: Composite) -> tuple[LayerRule, ...]
     )
 
 
-def relevance_rules(
+def under_composite(
     network: Network, composite: Composite, *, weights: bool, bias: bool
-) -> list[Rule]:
-    """Return what every operation of a network does with relevance.
+) -> Network:
+    """Return a network whose operations hand relevance down.
 
     Args:
         network: The network, read or folded.
@@ -164,19 +165,27 @@ def relevance_rules(
         )
         for each in dict.fromkeys(chosen.values())
     ]
-    inside = any(
-        isinstance(each, (Flat, Square, ZBox, Pass)) and place.depth > 0
-        for place, each in chosen.items()
-    )
-    curves = CURVES | RECTIFIERS if inside else CURVES
+    curves = CURVES if relu_decides(chosen) else CURVES | RECTIFIERS
     known = LINEAR | CURVES | OWN
     unknown = {p.name for p in found if p.name not in known and p.name not in LAYERS}
-    return [
+    rules = [
         *made,
         *signal_rules(weights=weights, bias=bias),
         Rule(operations=curves, function=signals.passed),
         *blocked_rules(unknown),
     ]
+    return simplified(network, network.under(rules), merge=relu_decides(chosen))
+
+
+def relu_decides(chosen: dict[Place, LayerRule]) -> bool:
+    """Return whether ReLUs may hand relevance on as they do gradients.
+
+    Rules that look at no contribution give relevance to silent units too, which must pass.
+    """
+    return not any(
+        isinstance(rule, (Flat, Square, ZBox, Pass)) and place.depth > 0
+        for place, rule in chosen.items()
+    )
 
 
 def check_paths(composite: Composite, layers: Sequence[Place]) -> None:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, final
 
+from whence.attribution.relevance.first import Flat, ZBox
 from whence.attribution.relevance.layers import LayerRule
-from whence.attribution.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, ZBox
+from whence.attribution.relevance.rules import AlphaBeta, Epsilon, Gamma, GeneralisedGamma
 from whence.errors import SettingError
 from whence.network import Place
 
@@ -22,7 +23,9 @@ CompositeName = Literal[
     "epsilon-alpha2-beta1-flat",
     "epsilon-gamma-box",
     "gamma",
+    "generalised-gamma",
     "pixel-wise",
+    "excitation-backprop",
 ]
 """The composites that have a name."""
 
@@ -87,7 +90,7 @@ def composite_named(
 ) -> Composite:
     """Return the composite of this name.
 
-    Linear layers follow epsilon in all but the last two; the name says what convolutions follow.
+    Linear layers follow epsilon in all but the last four; the name says what convolutions follow.
 
     ========================== ================================ ==========================
     name                       convolutions                     layers that read the images
@@ -97,15 +100,17 @@ def composite_named(
     epsilon-plus-flat          z+                               flat
     epsilon-alpha2-beta1       alpha 2, beta 1                  alpha 2, beta 1
     epsilon-alpha2-beta1-flat  alpha 2, beta 1                  flat
-    epsilon-gamma-box          gamma                            z-box
+    epsilon-gamma-box          generalised gamma                z-box
     gamma                      gamma, linear layers too         gamma
+    generalised-gamma          generalised gamma, linear too    generalised gamma
     pixel-wise                 alpha 2, beta 1, linear too      alpha 2, beta 1
+    excitation-backprop        z+, linear too                   z+
     ========================== ================================ ==========================
 
     Args:
         name: The composite.
         epsilon: Of linear layers, and of convolutions in ``epsilon``.
-        gamma: Of layers that follow gamma.
+        gamma: Of layers that follow gamma or its generalised form.
         low: The lowest value of an image in the model's units, for z-box; its own if None.
         high: The highest, likewise.
 
@@ -114,7 +119,8 @@ def composite_named(
 
     References:
         Montavon et al. (2019), "Layer-Wise Relevance Propagation: An Overview"; Bach et al.
-        (2015) for ``pixel-wise``.
+        (2015) for ``pixel-wise``; Zhang et al. (2016), "Top-down Neural Attention by Excitation
+        Backprop", for ``excitation-backprop``.
     """
     named: dict[str, LayerRule] = {
         "epsilon": Epsilon(epsilon=epsilon),
@@ -122,9 +128,11 @@ def composite_named(
         "epsilon-plus-flat": AlphaBeta(),
         "epsilon-alpha2-beta1": AlphaBeta(alpha=2, beta=1),
         "epsilon-alpha2-beta1-flat": AlphaBeta(alpha=2, beta=1),
-        "epsilon-gamma-box": Gamma(gamma=gamma),
+        "epsilon-gamma-box": GeneralisedGamma(gamma=gamma),
         "gamma": Gamma(gamma=gamma),
+        "generalised-gamma": GeneralisedGamma(gamma=gamma),
         "pixel-wise": AlphaBeta(alpha=2, beta=1),
+        "excitation-backprop": AlphaBeta(),
     }
     if name not in named:
         msg = f"There is no composite {name!r}. There are: {', '.join(named)}."
@@ -137,7 +145,7 @@ def composite_named(
         first = ZBox(low=low, high=high)
     assignments = [] if first is None else [Assignment(rule=first, depth=(0, 0))]
     assignments.append(Assignment(rule=convolution, operations=CONVOLUTIONS))
-    every = name in ("gamma", "pixel-wise")
+    every = not name.startswith("epsilon")
     return Composite(
         assignments=tuple(assignments),
         otherwise=convolution if every else Epsilon(epsilon=epsilon),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
@@ -16,7 +17,9 @@ __all__ = [
     "LayerRule",
     "Ledger",
     "LinearMap",
+    "RuledLayer",
     "Weighed",
+    "bias_share",
     "layer_function",
     "note",
     "stable",
@@ -52,8 +55,22 @@ def unzero(values: Tensor) -> Tensor:
     Relevance travels as a multiplier of a value, which a value of zero would lose. Rules such as
     flat give relevance to zeros; as a multiplier of this it arrives.
     """
-    tiny = max(TINY, torch.finfo(values.dtype).tiny)
+    tiny = torch.finfo(values.dtype).tiny
+    if tiny < TINY:
+        return values + TINY  # other values are too large to change by it
     return torch.where(values == 0, tiny, values)
+
+
+def bias_share(per_unit: Tensor, bias: Tensor) -> Tensor:
+    """Return what biases take, added up over a layer's features or over its positions.
+
+    Args:
+        per_unit: Relevance of each output per unit of what made it.
+        bias: The bias, ``(k,)`` for the last axis or ``(k, 1, ...)`` for the second.
+    """
+    if bias.ndim == 1:
+        return (per_unit @ bias).unsqueeze(-1)
+    return per_unit.sum(dim=tuple(range(2, per_unit.ndim)), keepdim=True) * bias
 
 
 @final
@@ -71,9 +88,10 @@ class LinearMap:
     settings: tuple[Any, ...]
     shape: torch.Size
 
-    def __call__(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        """Return the layer's output without bias."""
-        return self.operation(inputs, weight, None, *self.settings)
+    def __call__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the layer's output, without bias unless one is given."""
+        bias = None if bias is None else bias.reshape(-1)
+        return self.operation(inputs, weight, bias, *self.settings)
 
     def transposed(self, outputs: Tensor, weight: Tensor) -> Tensor:
         """Return what the transposed layer makes of a tensor shaped like its output."""
@@ -99,7 +117,10 @@ class Weighed:
         weight: The layer's weight.
         bias: Its bias, broadcastable over its output; None if it has none or it is to be ignored.
         values: What came out, without the bias if it is to be ignored.
-        relevance: The relevance of what came out.
+        incoming: The multiplier of what came out.
+        rectified: Whether a ReLU follows that nothing but this layer feeds; ``values`` are then
+            what it lets through, and only they have relevance.
+        positive: Whether the graph shows that no input is negative.
     """
 
     layer: LinearMap
@@ -107,7 +128,26 @@ class Weighed:
     weight: Tensor
     bias: Tensor | None
     values: Tensor
-    relevance: Tensor
+    incoming: Tensor
+    rectified: bool = False
+    positive: bool = False
+
+    @cached_property
+    def relevance(self) -> Tensor:
+        """The relevance of what came out."""
+        return self.over(None)
+
+    @cached_property
+    def signed(self) -> bool:
+        """Whether an input is negative."""
+        return not self.positive and bool(self.inputs.min() < 0)
+
+    def over(self, total: Tensor | None) -> Tensor:
+        """Return the relevance of what came out, divided by a total, whose memory is taken."""
+        values = self.values if self.rectified else unzero(self.values)
+        if total is None:
+            return values * self.incoming
+        return torch.div(values, total, out=total).mul_(self.incoming)
 
 
 @runtime_checkable
@@ -133,32 +173,57 @@ class LayerRule(Protocol):
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took of each output.
 
-        The relevance of an input is the input times its multiplier.
+        The relevance of an input is the input times its multiplier. What biases took may be
+        added up over everything but the images; None if they took nothing.
         """
         ...
 
 
-def layer_function(rule: LayerRule, place: Place, *, bias: bool) -> Callable[..., Tensor]:
-    """Return the function that stands for a layer under a rule; see :class:`whence.network.Rule`.
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RuledLayer:
+    """Stands for a layer under a rule; see :class:`whence.network.Rule`.
 
     Args:
         rule: How the layer hands relevance down.
         place: Where it stands.
-        bias: Whether the bias takes its share; otherwise the inputs receive that too.
+        takes: Whether the bias takes its share; otherwise the inputs receive that too.
+        rectified: Whether a ReLU follows, which is then part of this.
+        positive: Whether no input can be negative.
     """
 
-    def ruled(
+    rule: LayerRule
+    place: Place
+    takes: bool
+    rectified: bool = False
+    positive: bool = False
+
+    @property
+    def __name__(self) -> str:
+        """The operation's name, for the code that is generated of a graph."""
+        return self.place.name
+
+    def __call__(
+        self,
         operation: Callable[..., Tensor],
         inputs: Tensor,
         weight: Tensor,
         offset: Tensor | None = None,
         *settings: Any,  # noqa: ANN401 - stride, padding, dilation, groups
     ) -> Tensor:
-        return Ruled.apply(  # type: ignore[no-any-return,no-untyped-call]
-            inputs, weight, offset, operation, settings, rule, place, bias
-        )
+        """Return what the operation returns; its backward pass follows the rule."""
+        return Ruled.apply(inputs, weight, offset, operation, settings, self)  # type: ignore[no-any-return,no-untyped-call]
 
-    return ruled
+
+def layer_function(rule: LayerRule, place: Place, *, bias: bool) -> RuledLayer:
+    """Return the function that stands for a layer under a rule.
+
+    Args:
+        rule: How the layer hands relevance down.
+        place: Where it stands.
+        bias: Whether the bias takes its share; otherwise the inputs receive that too.
+    """
+    return RuledLayer(rule=rule, place=place, takes=bias)
 
 
 class Ruled(torch.autograd.Function):
@@ -172,34 +237,38 @@ class Ruled(torch.autograd.Function):
         offset: Tensor | None,
         operation: Callable[..., Tensor],
         settings: tuple[Any, ...],
-        rule: LayerRule,
-        place: Place,
-        takes: bool,  # noqa: FBT001 - apply() knows no keywords
+        ruled: RuledLayer,
     ) -> Tensor:
         values = operation(inputs, weight, offset, *settings)
+        if ruled.rectified:
+            values.relu_()
         ctx.save_for_backward(inputs, weight, offset, values)
         ctx.layer = LinearMap(operation=operation, settings=settings, shape=inputs.shape)
-        ctx.rule, ctx.place, ctx.takes, ctx.ledger = rule, place, takes, LEDGER.get()
+        ctx.ruled, ctx.ledger = ruled, LEDGER.get()
         return values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         inputs, weight, offset, values = ctx.saved_tensors
-        relevance = unzero(values) * gradients[0]
+        ruled: RuledLayer = ctx.ruled
+        (incoming,) = gradients
         bias = None if offset is None else offset.view(-1, *[1] * max(0, weight.ndim - 2))
-        if bias is not None and not ctx.takes:
-            values, bias = values - bias, None
+        if bias is not None and not ruled.takes:
             # nothing but the bias made outputs that are zero without it
-            note(ctx.ledger, ctx.place, relevance * (values == 0))
+            relevance, values = unzero(values) * incoming, values - bias
+            note(ctx.ledger, ruled.place, relevance * (values == 0))
+            incoming, bias = torch.where(values == 0, 0, relevance / unzero(values)), None
         at = Weighed(
             layer=ctx.layer,
             inputs=inputs,
             weight=weight,
             bias=bias,
             values=values,
-            relevance=relevance,
+            incoming=incoming,
+            rectified=ruled.rectified,
+            positive=ruled.positive,
         )
-        multiplier, taken = ctx.rule(at)
+        multiplier, taken = ruled.rule(at)
         if taken is not None:
-            note(ctx.ledger, ctx.place, taken)
-        return (multiplier, *[None] * 7)
+            note(ctx.ledger, ruled.place, taken)
+        return (multiplier, *[None] * 5)

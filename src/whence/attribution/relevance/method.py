@@ -10,7 +10,7 @@ from whence.attribution.account import Account
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.gradient import check_values, owned, recording
 from whence.attribution.graphs import graph_of, remade
-from whence.attribution.relevance.assembly import layer_rules, relevance_rules
+from whence.attribution.relevance.assembly import layer_rules, under_composite
 from whence.attribution.relevance.composites import (
     Bounds,
     Composite,
@@ -45,7 +45,7 @@ class LRP:
     biases took, for every rule but alpha-beta with beta; epsilon takes its part, softmax adds or
     takes in networks with attention, and so do constants that are concatenated (class tokens).
     The account holds what was to be shared out and what biases took. Cost: 1 pass for epsilon,
-    1.5 for z+ and gamma, 2.5 with beta.
+    1.5 for z+ and gamma, 2 for generalised gamma (1.5 between ReLUs), 2.5 with beta.
 
     Args:
         composite: A name (see :func:`whence.attribution.composite_named`), or one of
@@ -113,13 +113,12 @@ class LRP:
 
         def make(network: Network) -> Network:
             network = network.folded() if self.fold else network
-            rules = relevance_rules(
+            return under_composite(
                 network,
                 self.chosen(),
                 weights=self.attention == "attnlrp",
                 bias=self.bias == "absorb",
             )
-            return network.under(rules)
 
         return remade(network, replace(self, batch_size=None), make)
 

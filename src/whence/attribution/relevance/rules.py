@@ -1,4 +1,4 @@
-r"""The rules of layer-wise relevance propagation for convolutions and linear layers.
+r"""Rules of layer-wise relevance propagation that share by what each input contributes.
 
 With :math:`z_j = \sum_i x_i w_{ij} + b_j`, a rule says how much of the relevance :math:`R_j` of an
 output each input receives. All rules work on the multiplier :math:`R_i / x_i`, which stays finite
@@ -18,10 +18,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from whence.attribution.relevance.layers import Weighed, stable, unzero
+from whence.attribution.relevance.layers import Weighed, bias_share, stable, unzero
 from whence.errors import SettingError
 
-__all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "Pass", "Square", "ZBox"]
+__all__ = ["STABLE", "AlphaBeta", "Epsilon", "Gamma", "GeneralisedGamma"]
 
 STABLE = 1e-6
 """What keeps a denominator from zero, where it is not the rule itself."""
@@ -61,32 +61,36 @@ class Epsilon:
 
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took."""
-        lower = stable(at.values, self.epsilon) if self.epsilon else unzero(at.values)
-        per_unit = at.relevance / lower
-        taken = None if at.bias is None else per_unit * at.bias
+        if self.epsilon and at.rectified:
+            per_unit = at.over(at.values + self.epsilon)
+        elif self.epsilon:
+            size = unzero(at.values.abs())
+            per_unit = size.div_(size + self.epsilon).mul_(at.incoming)
+        else:
+            per_unit = at.incoming * (at.values > 0) if at.rectified else at.incoming
+        taken = None if at.bias is None else bias_share(per_unit, at.bias)
         return at.layer.transposed(per_unit, at.weight), taken
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Gamma:
-    r"""The share of the sum, with more weight on what agrees with the output's sign.
+    r"""The share of the sum, with more weight on what is positive.
 
-    .. math:: R_{i \leftarrow j} = \frac{x_i^+ (w + \gamma w^+)_{ij} + x_i^- (w + \gamma w^-)_{ij}}
-              {\sum_i (\cdot) + b_j + \gamma b_j^+} R_j \quad (z_j > 0)
+    .. math:: R_{i \leftarrow j} = \frac{x_i (w_{ij} + \gamma w_{ij}^+)}
+              {\sum_i x_i (w_{ij} + \gamma w_{ij}^+) + b_j + \gamma b_j^+} R_j
 
-    and with :math:`w^+, w^-, b^+` exchanged for :math:`w^-, w^+, b^-` where :math:`z_j < 0`. For
-    inputs of 0 or more and positive outputs it is the gamma rule; for others its generalised form.
-    Conserves up to biases. Costs 1.5 passes where inputs and relevant outputs are positive
-    (behind a ReLU), up to 4 elsewhere.
+    Meant for inputs of 0 or more and outputs that a ReLU follows; where inputs or relevant
+    outputs can be negative, as before a residual sum or behind a GELU, the denominator may come
+    close to zero: use :class:`GeneralisedGamma` there, which is the same elsewhere. Conserves up to
+    biases. Costs 1.5 passes.
 
     Args:
         gamma: 0 gives the epsilon rule; infinitely much the z+ rule.
         epsilon: Keeps denominators from zero.
 
     References:
-        Montavon et al. (2019), section 10.2.1; Andéol et al. (2021), "Learning Domain Invariant
-        Representations by Joint Wasserstein Distance Minimization", appendix.
+        Montavon et al. (2019), section 10.2.1.
     """
 
     gamma: float = 0.25
@@ -94,9 +98,7 @@ class Gamma:
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        if not 0 <= self.gamma < float("inf"):
-            msg = f"gamma must be 0 or more, usually 0.1 to 0.5; got {self.gamma}."
-            raise SettingError(msg)
+        check_gamma(self.gamma)
 
     @property
     def conserves(self) -> bool:
@@ -110,27 +112,90 @@ class Gamma:
 
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took."""
+        weight = raised(at.weight, self.gamma)
+        bias = None if at.bias is None else raised(at.bias, self.gamma)
+        total = at.layer(at.inputs, weight, bias)
+        if at.rectified and at.positive:  # relevant totals are positive
+            per_unit = at.over(total.abs_().add_(self.epsilon))
+        else:
+            per_unit = at.over(stable(total, self.epsilon))
+        taken = None if bias is None else bias_share(per_unit, bias)
+        return at.layer.transposed(per_unit, weight), taken
 
-        def rises() -> Tensor:
-            return at.weight + self.gamma * at.weight.clamp(min=0)
 
-        def falls() -> Tensor:
-            return at.weight + self.gamma * at.weight.clamp(max=0)
+@final
+@dataclass(frozen=True, kw_only=True)
+class GeneralisedGamma:
+    r"""The share of the sum, with more weight on what agrees with the output's sign.
 
-        for_positive = at.relevance * (at.values > 0)
-        for_negative = at.relevance * (at.values < 0)
-        low = None if at.bias is None else at.bias.clamp(max=0)
-        high = None if at.bias is None else at.bias.clamp(min=0)
-        parts = [(for_positive, rises, falls, high), (for_negative, falls, rises, low)]
-        multiplier, taken = at.inputs.new_zeros(()), None
-        for relevance, direct, crossed, extra in parts:
-            if not relevance.any():
-                continue
-            bias = None if at.bias is None or extra is None else at.bias + self.gamma * extra
-            more, took = signed_share(at, relevance, direct(), crossed, bias, self.epsilon)
-            multiplier = multiplier + more
-            taken = took if taken is None or took is None else taken + took
-        return multiplier.expand(at.inputs.shape), taken
+    .. math:: R_{i \leftarrow j} = \frac{x_i^+ (w + \gamma w^+)_{ij} + x_i^- (w + \gamma w^-)_{ij}}
+              {\sum_i (\cdot) + b_j + \gamma b_j^+} R_j \quad (z_j > 0)
+
+    and with :math:`w^+, w^-, b^+` exchanged for :math:`w^-, w^+, b^-` where :math:`z_j < 0`. For
+    inputs of 0 or more and positive outputs it is the gamma rule. The denominator is
+    :math:`z_j + \frac{\gamma}{2} (z_j \pm A_j)` with
+    :math:`A_j = \sum_i |x_i w_{ij}| + |b_j|`, and so never smaller than :math:`z_j`; one more
+    forward gives it. Conserves up to biases. Costs 1.5 passes where inputs are 0 or more and a
+    ReLU follows, 2 elsewhere.
+
+    Args:
+        gamma: 0 gives the epsilon rule.
+        epsilon: Keeps denominators from zero.
+
+    References:
+        Montavon et al. (2019), section 10.2.1; Andéol et al. (2021), "Learning Domain Invariant
+        Representations by Joint Wasserstein Distance Minimization", appendix.
+    """
+
+    gamma: float = 0.25
+    epsilon: float = STABLE
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        check_gamma(self.gamma)
+
+    @property
+    def conserves(self) -> bool:
+        """Yes, apart from biases."""
+        return True
+
+    @property
+    def passes(self) -> float:
+        """One more forward, and one more way back; less where a ReLU lies on both sides."""
+        return 2.0
+
+    def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
+        """Return the multiplier of each input, and what the biases took."""
+        signed = at.signed
+        if at.rectified and not signed:
+            return Gamma(gamma=self.gamma, epsilon=self.epsilon)(at)
+        half, sizes = self.gamma / 2, at.weight.abs()
+        spread = None if at.bias is None else at.bias.abs()
+        size = at.values if at.rectified else unzero(at.values.abs())
+        total = at.layer(at.inputs.abs() if signed else at.inputs, sizes, spread)
+        total.mul_(half).add_(size, alpha=1 + half).add_(self.epsilon)
+        per_unit = torch.div(size, total, out=total).mul_(at.incoming)
+        agreeing = per_unit if at.rectified else torch.where(at.values < 0, -per_unit, per_unit)
+        multiplier = at.layer.transposed(agreeing, sizes.mul_(half))
+        if signed:
+            multiplier = torch.where(at.inputs < 0, -multiplier, multiplier)
+        multiplier = multiplier + at.layer.transposed(per_unit, at.weight * (1 + half))
+        if at.bias is None or spread is None:
+            return multiplier, None
+        taken = bias_share(per_unit, at.bias * (1 + half)) + bias_share(agreeing, spread * half)
+        return multiplier, taken
+
+
+def check_gamma(gamma: float) -> None:
+    """Refuse what is no weight of the positive part."""
+    if not 0 <= gamma < float("inf"):
+        msg = f"gamma must be 0 or more, usually 0.1 to 0.5; got {gamma}."
+        raise SettingError(msg)
+
+
+def raised(values: Tensor, gamma: float) -> Tensor:
+    """Return values plus gamma times what is positive of them."""
+    return values.clamp(min=0).mul_(gamma).add_(values)
 
 
 @final
@@ -180,213 +245,46 @@ class AlphaBeta:
 
     def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
         """Return the multiplier of each input, and what the biases took."""
-        weight = at.weight
-        low = None if at.bias is None else at.bias.clamp(max=0)
-        high = None if at.bias is None else at.bias.clamp(min=0)
-        multiplier, taken = signed_share(
-            at,
-            self.alpha * at.relevance,
-            weight.clamp(min=0),
-            lambda: weight.clamp(max=0),
-            high,
-            self.epsilon,
-        )
-        if self.beta:
-            less, took = signed_share(
-                at,
-                self.beta * at.relevance,
-                weight.clamp(max=0),
-                lambda: weight.clamp(min=0),
-                low,
-                self.epsilon,
-            )
-            multiplier = multiplier - less
-            taken = None if taken is None or took is None else taken - took
+        weight, bias = at.weight, at.bias
+
+        def rising() -> Tensor:
+            return weight.clamp(min=0)
+
+        def falling() -> Tensor:
+            return weight.clamp(max=0)
+
+        high = None if bias is None else bias.clamp(min=0)
+        multiplier, taken = signed_share(at, rising, falling, high, self.epsilon)
+        if not self.beta:
+            return multiplier, taken
+        low = None if bias is None else bias.clamp(max=0)
+        less, took = signed_share(at, falling, rising, low, -self.epsilon)
+        multiplier = multiplier.mul_(self.alpha).sub_(less, alpha=self.beta)
+        if taken is not None and took is not None:
+            taken = self.alpha * taken - self.beta * took
         return multiplier, taken
 
 
 def signed_share(
     at: Weighed,
-    relevance: Tensor,
-    direct: Tensor,
+    direct: Callable[[], Tensor],
     crossed: Callable[[], Tensor],
     bias: Tensor | None,
     epsilon: float,
 ) -> tuple[Tensor, Tensor | None]:
-    """Share relevance by ``x+ direct + x- crossed``; return multipliers and the bias's part."""
-    signed = bool(at.inputs.min() < 0)
-    if signed:
-        total = at.layer(at.inputs.clamp(min=0), direct)
-        total = total + at.layer(at.inputs.clamp(max=0), crossed())
+    """Share relevance by ``x+ direct + x- crossed``; return multipliers and the bias's part.
+
+    All of these products have one sign, which is epsilon's.
+    """
+    weight = direct()
+    if not at.signed:
+        per_unit = at.over(at.layer(at.inputs, weight, bias).add_(epsilon))
+        multiplier = at.layer.transposed(per_unit, weight)
     else:
-        total = at.layer(at.inputs, direct)
-    total = total if bias is None else total + bias
-    per_unit = relevance / stable(total, epsilon)
-    multiplier = at.layer.transposed(per_unit, direct)
-    if signed:
-        other = at.layer.transposed(per_unit, crossed())
-        multiplier = torch.where(at.inputs < 0, other, multiplier)
-    return multiplier, None if bias is None else per_unit * bias
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class ZBox:
-    r"""The share of the sum within a box of possible inputs; for the layer that reads the images.
-
-    .. math:: R_{i \leftarrow j} =
-              \frac{x_i w_{ij} - l_i w_{ij}^+ - h_i w_{ij}^-}{\sum_i (\cdot)} R_j
-
-    The bias has no part in it: conserves. Costs 2.5 passes of its layer.
-
-    Args:
-        low: The lowest possible input, one per channel or one for all, in the model's units; the
-            image's own lowest per channel if None.
-        high: The highest possible input, likewise.
-        epsilon: Keeps denominators from zero.
-
-    References:
-        Montavon et al. (2017), "Explaining nonlinear classification decisions with deep Taylor
-        decomposition", Eq. 15.
-    """
-
-    low: float | tuple[float, ...] | None = None
-    high: float | tuple[float, ...] | None = None
-    epsilon: float = STABLE
-
-    @property
-    def conserves(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def passes(self) -> float:
-        """Three forwards and three backwards."""
-        return 3.5
-
-    def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
-        """Return the multiplier of each input."""
-        low = edge(self.low, at.inputs, torch.amin)
-        high = edge(self.high, at.inputs, torch.amax)
-        rises, falls = at.weight.clamp(min=0), at.weight.clamp(max=0)
-        total = at.layer(at.inputs, at.weight) - at.layer(low, rises) - at.layer(high, falls)
-        per_unit = at.relevance / stable(total, self.epsilon)
-        relevance = (
-            at.inputs * at.layer.transposed(per_unit, at.weight)
-            - low * at.layer.transposed(per_unit, rises)
-            - high * at.layer.transposed(per_unit, falls)
-        )
-        return relevance / unzero(at.inputs), None
-
-
-def edge(
-    bound: float | tuple[float, ...] | None,
-    inputs: Tensor,
-    extreme: Callable[..., Tensor],
-) -> Tensor:
-    """Return a bound of the box, shaped like the inputs."""
-    if bound is None:
-        axes = tuple(range(2, inputs.ndim))
-        own = extreme(inputs, dim=axes, keepdim=True) if axes else inputs
-        return own.expand_as(inputs)
-    values = torch.as_tensor(bound, dtype=inputs.dtype, device=inputs.device).reshape(-1)
-    if len(values) not in (1, inputs.shape[1]):
-        msg = (
-            f"ZBox takes one bound for all channels or one for each of {inputs.shape[1]}; got "
-            f"{len(values)}."
-        )
-        raise SettingError(msg)
-    return values.view(1, -1, *[1] * (inputs.ndim - 2)).expand_as(inputs)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Flat:
-    r"""The same for every input that an output sees, whatever its value and weight.
-
-    .. math:: R_{i \leftarrow j} = R_j / n_j
-
-    with :math:`n_j` inputs inside the image (padding receives nothing). Conserves. Costs 1.5
-    passes of its layer.
-
-    References:
-        Lapuschkin et al. (2019), "Unmasking Clever Hans predictors", supplement.
-    """
-
-    @property
-    def conserves(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def passes(self) -> float:
-        """One more forward."""
-        return 1.5
-
-    def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
-        """Return the multiplier of each input."""
-        return by_weight(at, torch.ones_like(at.weight)), None
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Square:
-    r"""By the squared weight, whatever the input's value: the w-squared rule.
-
-    .. math:: R_{i \leftarrow j} = \frac{w_{ij}^2}{\sum_i w_{ij}^2} R_j
-
-    Conserves. Costs 1.5 passes of its layer.
-
-    References:
-        Montavon et al. (2017), Eq. 13.
-    """
-
-    @property
-    def conserves(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def passes(self) -> float:
-        """One more forward."""
-        return 1.5
-
-    def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
-        """Return the multiplier of each input."""
-        return by_weight(at, at.weight.square()), None
-
-
-def by_weight(at: Weighed, weight: Tensor) -> Tensor:
-    """Return the multipliers if relevance is shared by a weight of 0 or more alone."""
-    totals = at.layer(torch.ones_like(at.inputs), weight)
-    relevance = at.layer.transposed(at.relevance / unzero(totals), weight)
-    return relevance / unzero(at.inputs)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """Every input receives the relevance of the output in its place. Conserves; costs nothing.
-
-    For layers whose input and output have the same shape.
-    """
-
-    @property
-    def conserves(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def passes(self) -> float:
-        """A forward."""
-        return 0.5
-
-    def __call__(self, at: Weighed) -> tuple[Tensor, Tensor | None]:
-        """Return the multiplier of each input."""
-        if at.relevance.shape != at.inputs.shape:
-            msg = (
-                f"Pass hands relevance down in place, but the layer makes "
-                f"{tuple(at.relevance.shape)} of {tuple(at.inputs.shape)}. Use Epsilon, or Flat."
-            )
-            raise SettingError(msg)
-        return at.relevance / unzero(at.inputs), None
+        other = crossed()
+        total = at.layer(at.inputs.clamp(min=0), weight, bias).add_(epsilon)
+        per_unit = at.over(total.add_(at.layer(at.inputs.clamp(max=0), other)))
+        multiplier = at.layer.transposed(per_unit, weight)
+        falls = at.layer.transposed(per_unit, other)
+        multiplier = torch.where(at.inputs < 0, falls, multiplier, out=multiplier)
+    return multiplier, None if bias is None else bias_share(per_unit, bias)

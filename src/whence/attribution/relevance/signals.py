@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whence.attribution.relevance.layers import LEDGER, note, stable, unzero
+from whence.attribution.relevance.layers import LEDGER, bias_share, note, stable, unzero
 from whence.errors import UnsupportedOperation
 from whence.network import Place
 
@@ -38,34 +38,46 @@ class Passed(torch.autograd.Function):
     """An element-wise function whose input receives the relevance of its output."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, results: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(unzero(results) / unzero(values))
-        return results.clone()
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own type is untyped
+        values: Tensor,
+        operation: Callable[..., Tensor],
+        rest: tuple[Any, ...],
+        more: dict[str, Any],
+    ) -> Tensor:
+        results = operation(values, *rest, **more)
+        ctx.save_for_backward(values, results)
+        return results
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        return gradients[0] * ctx.saved_tensors[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        values, results = ctx.saved_tensors
+        return unzero(results).div_(unzero(values)).mul_(gradients[0]), None, None, None
 
 
 def passed(operation: Callable[..., Tensor], values: Tensor, *rest: Any, **more: Any) -> Tensor:  # noqa: ANN401 - any function's settings
     """Apply an element-wise function; relevance passes it unchanged."""
-    with torch.no_grad():
-        results = operation(values, *rest, **more)
-    return Passed.apply(values, results)  # type: ignore[no-any-return,no-untyped-call]
+    return Passed.apply(values, operation, rest, more)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class Halved(torch.autograd.Function):
-    """The same values, half the gradient."""
+class Scaled(torch.autograd.Function):
+    """The same values, the gradient times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401
-        del ctx
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:  # noqa: ANN401
+        ctx.factor = factor
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
-        del ctx
-        return gradients[0] / 2
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return gradients[0] * ctx.factor, None
+
+
+def scaled(values: Tensor, factor: float) -> Tensor:
+    """Return values that receive this part of their relevance."""
+    if factor == 1 or not values.requires_grad:
+        return values
+    return Scaled.apply(values, factor)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def product(operation: Callable[..., Tensor], one: Tensor, other: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ def matrix_product(operation: Callable[..., Tensor], one: Tensor, other: Tensor)
     result = operation(one, other)
     if not (one.requires_grad and other.requires_grad):
         return result
-    return Halved.apply(result)  # type: ignore[no-any-return,no-untyped-call]
+    return scaled(result, 0.5)
 
 
 def product_with_gate(gate: int) -> Callable[..., Tensor]:
@@ -154,7 +166,8 @@ class Shifted(torch.autograd.Function):
         (gradient,) = gradients
         if ctx.takes:
             (shift,) = ctx.saved_tensors
-            note(ctx.ledger, ctx.place, gradient * shift)
+            if ctx.ledger is not None:
+                note(ctx.ledger, ctx.place, gradient * shift)
             return gradient, None, None, None
         values, shift = ctx.saved_tensors
         note(ctx.ledger, ctx.place, gradient * shift * (values == 0))
@@ -211,6 +224,40 @@ def batch_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
     return batch_norm
 
 
+class Normed(torch.autograd.Function):
+    """A layer norm whose deviation counts as a constant, and whose shift takes its share."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own type is untyped
+        values: Tensor,
+        shape: Sequence[int],
+        weight: Tensor | None,
+        offset: Tensor | None,
+        eps: float,
+        place: Place,
+    ) -> Tensor:
+        result, _, scale = torch.native_layer_norm(values, shape, weight, offset, eps)
+        ctx.save_for_backward(scale, weight, offset)
+        ctx.place, ctx.ledger, ctx.axes = place, LEDGER.get(), list(range(-len(shape), 0))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        scale, weight, offset = ctx.saved_tensors
+        (gradient,) = gradients
+        if offset is not None:
+            several = offset.ndim > 1
+            note(
+                ctx.ledger,
+                ctx.place,
+                gradient * offset if several else bias_share(gradient, offset),
+            )
+        multiplier = gradient * scale if weight is None else (gradient * weight).mul_(scale)
+        multiplier.sub_(multiplier.mean(ctx.axes, keepdim=True))
+        return (multiplier, *[None] * 5)
+
+
 def layer_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
     """Return a layer norm whose deviation counts as a constant and whose shift is a bias."""
 
@@ -224,6 +271,8 @@ def layer_norm_function(place: Place, *, bias: bool) -> Callable[..., Tensor]:
         *rest: Any,  # noqa: ANN401 - the operation's signature
     ) -> Tensor:
         del operation, rest
+        if bias or offset is None:
+            return Normed.apply(values, shape, weight, offset, eps, place)  # type: ignore[no-any-return,no-untyped-call]
         normal = standardised(values, list(range(-len(shape), 0)), eps)
         normal = normal if weight is None else normal * weight
         return shifted(normal, offset, place, takes=bias)
@@ -278,11 +327,15 @@ def rms_norm(
 
 
 def attention(*, weights: bool) -> Callable[..., Tensor]:
-    """Return attention spelled out.
+    r"""Return attention that hands half of its relevance to the values and half to its weights.
+
+    With the softmax's own gradient, and half for each factor of every product, a query and a key
+    receive a quarter of their ordinary gradient and a value half of it: so the fused kernel
+    serves, and the weights :math:`A` are never stored.
 
     Args:
-        weights: Whether relevance flows through the attention weights: half of it then
-            (AttnLRP); otherwise they count as constants (CP-LRP).
+        weights: Whether relevance flows through the attention weights (AttnLRP); otherwise they
+            count as constants (CP-LRP).
     """
 
     def attended(
@@ -291,27 +344,25 @@ def attention(*, weights: bool) -> Callable[..., Tensor]:
         key: Tensor,
         value: Tensor,
         attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,  # noqa: FBT001, FBT002 - the operation's signature
-        *,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        *rest: Any,  # noqa: ANN401 - dropout, whether it is causal
+        **more: Any,  # noqa: ANN401 - scale, whether queries are grouped
     ) -> Tensor:
-        del operation
-        if dropout_p or is_causal or enable_gqa:
-            msg = "Causal attention, dropout and grouped queries have no relevance rule yet."
-            raise UnsupportedOperation(msg)
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
         if not weights:
             query, key = query.detach(), key.detach()
-        scores = matrix_product(torch.matmul, query * factor, key.transpose(-2, -1))
+            attn_mask = None if attn_mask is None else attn_mask.detach()
+        masked = attn_mask is not None and attn_mask.requires_grad
+        varies = query.requires_grad or key.requires_grad or masked
+        of_weights = 0.5 if value.requires_grad else 1.0
+        of_scores = of_weights * (0.5 if query.requires_grad and key.requires_grad else 1.0)
         if attn_mask is not None:
-            scores = (
-                scores.masked_fill(~attn_mask, -torch.inf)
-                if attn_mask.dtype == torch.bool
-                else scores + attn_mask
-            )
-        shares = scores.softmax(dim=-1)
-        return matrix_product(torch.matmul, shares if weights else shares.detach(), value)
+            attn_mask = scaled(attn_mask, of_weights)
+        return operation(
+            scaled(query, of_scores),
+            scaled(key, of_scores),
+            scaled(value, 0.5 if varies else 1.0),
+            attn_mask,
+            *rest,
+            **more,
+        )
 
     return attended
