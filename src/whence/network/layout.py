@@ -170,12 +170,16 @@ def like_image(height: int, width: int, image: tuple[int, int]) -> bool:
 
 
 def token_plane(node: Node, tokens: int, image: tuple[int, int]) -> Plane | None:
-    """Return the grid of a token sequence, from the last feature map that it came from."""
+    """Return the grid of a token sequence, from the last feature map that it came from.
+
+    Of several sizes the one that leaves the fewest tokens over counts: heads by features, in the
+    middle of an attention, may look like a small grid.
+    """
     most_prefix = 16
     seen: set[Node] = set()
     pending = [node]
     best: Plane | None = None
-    best_order = -1
+    best_key = (-most_prefix - 1, -1)
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     while pending:
         current = pending.pop()
@@ -188,9 +192,9 @@ def token_plane(node: Node, tokens: int, image: tuple[int, int]) -> Plane | None
             if plane is None:
                 continue
             prefix = tokens - plane.height * plane.width
-            if 0 <= prefix <= most_prefix and order[source] > best_order:
+            if 0 <= prefix <= most_prefix and (-prefix, order[source]) > best_key:
                 best = Plane("tokens", plane.height, plane.width, prefix)
-                best_order = order[source]
+                best_key = (-prefix, order[source])
     return best
 
 
