@@ -77,7 +77,7 @@ $(BASE): .venv/.made pyproject.toml constraints.txt
 
 $(FULL): .venv/.made pyproject.toml constraints.txt
 	@rm -f $@
-	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers,superpixels,parity]'
+	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers,superpixels,fit,parity]'
 	@touch $@ $(BASE)
 
 $(BENCH): $(FULL)

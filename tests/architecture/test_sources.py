@@ -14,6 +14,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in SOURCES]
 
 MAY_TOUCH_A_MODEL = {
+    "adapters/lightning.py": "the network that is trained is its caller's own copy",
+    "recipes/fit.py": "it trains a copy of the model, made there",
     "adapters/models.py": "the model was built there, a moment ago",
     "priors/fit.py": "a copy of the model is trained, made a line before",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
@@ -26,6 +28,7 @@ MAY_TOUCH_A_MODEL = {
 """File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""
 
 DOORS = {
+    "lightning": "adapters/lightning.py",
     "ray": "execution/ray.py",
     "skimage": "attribution/superpixels.py",
     "sklearn": "adapters/tables.py",

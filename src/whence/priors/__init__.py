@@ -15,6 +15,7 @@ from whence.priors.masks import (
     all_log_probabilities,
     box_masks,
 )
+from whence.priors.named import PENALTIES, penalty_named
 from whence.priors.penalties import (
     L1,
     L2,
@@ -30,6 +31,7 @@ from whence.priors.relations import GraphLaplacian, PairwiseSimilarity
 __all__ = [
     "L1",
     "L2",
+    "PENALTIES",
     "Entropy",
     "Epoch",
     "Fit",
@@ -50,5 +52,6 @@ __all__ = [
     "all_log_probabilities",
     "box_masks",
     "fit",
+    "penalty_named",
     "prior_loss",
 ]

@@ -12,7 +12,7 @@ In any training loop it is three lines::
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,10 @@ from whence.errors import SettingError
 from whence.priors.convolutions import FastConvolutions
 from whence.priors.penalties import Penalty
 
-__all__ = ["Prior", "PriorLoss", "prior_loss"]
+__all__ = ["Prior", "PriorLoss", "TaskLoss", "prior_loss"]
+
+TaskLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From logits and labels to one number."""
 
 
 @final
@@ -108,7 +111,12 @@ class PriorLoss:
 
 
 def prior_loss(
-    model: Callable[[Tensor], Any], images: Images, labels: Labels, *, prior: Prior
+    model: Callable[[Tensor], Any],
+    images: Images,
+    labels: Labels,
+    *,
+    prior: Prior,
+    task: TaskLoss = functional.cross_entropy,
 ) -> PriorLoss:
     """Return cross-entropy plus weighted penalty, differentiable in the model's weights.
 
@@ -129,6 +137,7 @@ def prior_loss(
         images: ``(b, c, h, w)``.
         labels: The true classes, ``(b,)``.
         prior: The prior; its penalty must be that of these images, ``prior.at(indices, step)``.
+        task: The task's loss of logits and labels, a number; the mean cross-entropy by default.
 
     Raises:
         SettingError: If the method's attributions keep no graph.
@@ -139,9 +148,9 @@ def prior_loss(
     if not values.requires_grad:
         raise not_differentiable(prior.method)
     logits = f.heard[0] if f.heard else check_logits(logits_of(model(images)), len(images))
-    task = functional.cross_entropy(logits, labels)
+    own = task(logits, labels)
     penalty = prior.penalty(values)
-    return PriorLoss(total=task + prior.weight * penalty, task=task, penalty=penalty, logits=logits)
+    return PriorLoss(total=own + prior.weight * penalty, task=own, penalty=penalty, logits=logits)
 
 
 def not_differentiable(method: Method) -> SettingError:
