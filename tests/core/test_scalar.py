@@ -10,13 +10,14 @@ from whence.core import (
     Custom,
     ModelScalar,
     ScalarFn,
+    check_finite_images,
     check_images,
     check_logits,
     check_mode,
     logit,
     logits_of,
 )
-from whence.errors import ModeError, ShapeError
+from whence.errors import ModeError, NumericsError, SettingError, ShapeError
 
 LOGITS = torch.arange(6.0).reshape(2, 3)
 
@@ -113,3 +114,90 @@ def test_a_part_in_train_mode_is_named():
 def test_a_plain_callable_has_no_mode():
     f = ModelScalar(lambda images: images.flatten(1)[:, :2], logit(1))
     assert f(torch.arange(8.0).reshape(2, 1, 2, 2)).tolist() == [1.0, 5.0]
+
+
+class Returns(nn.Module):
+    """A model that returns what it is given to return."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+        self.eval()
+
+    def forward(self, images):
+        return self.output(images)
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        (lambda x: x, r"returned \(2, 3, 2, 2\).*\.mean\(dim=\(2, 3\)\)"),
+        (lambda x: x.sum((1, 2, 3)), r"returned \(2,\).*by \[:, None\]"),
+        (lambda x: {"out": x, "aux": x}, r"returned dict with 'out', 'aux'.*Wrap the model"),
+        (lambda x: (x, x.flatten(1)), r"of several outputs, the first"),
+        (lambda x: None, r"returned NoneType"),
+    ],
+)
+def test_an_output_that_is_no_row_per_image_is_refused_with_the_cure(output, says):
+    with pytest.raises(ShapeError, match=says):
+        ModelScalar(Returns(output), logit(0))(torch.ones(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda x: x[:, :2], ShapeError, r"cannot take images of shape \(4, 2, 2, 2\): mat1"),
+        (lambda x: x.double(), SettingError, r"weights are torch\.float32.*torch\.float64"),
+        (lambda x: x.half(), SettingError, r"weights are torch\.float32.*torch\.float16"),
+        (lambda x: x.to("meta"), SettingError, r"'1\.weight' is on cpu.*images are on meta"),
+    ],
+)
+def test_images_that_a_model_cannot_take_are_refused_naming_both(change, error, says, model):
+    with pytest.raises(error, match=says) as caught:
+        ModelScalar(model, logit(0))(change(torch.ones(4, 3, 2, 2)))
+    assert isinstance(caught.value.__context__, RuntimeError)
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, NotImplementedError, KeyError])
+def test_what_is_not_the_images_fault_keeps_its_error(kind):
+    def fails(images):
+        raise kind
+
+    with pytest.raises(kind):
+        ModelScalar(Returns(fails), logit(0))(torch.ones(2, 3, 2, 2))
+
+
+def test_a_functions_own_error_is_its_own():
+    def fails(images):
+        message = "mine"
+        raise ValueError(message)
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        ModelScalar(fails, logit(0))(torch.ones(2, 3, 2, 2))
+
+
+def test_images_with_nothing_in_them_are_refused():
+    for shape in ((0, 3, 8, 8), (2, 3, 0, 8), (2, 0, 8, 8)):
+        with pytest.raises(ShapeError, match="nothing in it: give one image at least"):
+            check_images(torch.zeros(shape))
+
+
+def test_images_without_values_are_refused():
+    with pytest.raises(SettingError, match="'meta', which holds shapes but no values"):
+        check_images(torch.zeros(1, 3, 8, 8, device="meta"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_are_counted_and_the_first_is_named(bad):
+    images = torch.zeros(4, 3, 2, 2)
+    check_finite_images(images)
+    images[1, 2, 0, 1] = images[3, 0, 0, 0] = bad
+    with pytest.raises(NumericsError, match="in 2 of 4 images, first in image 1"):
+        check_finite_images(images)
+
+
+def test_a_data_parallel_wrapper_has_no_mode_but_what_it_wraps_has(model):
+    check_mode(nn.DataParallel(model))
+    model[1].train()
+    with pytest.raises(ModeError, match=r"its part 'module\.1' \(Linear\)"):
+        check_mode(nn.DataParallel(model))
