@@ -87,11 +87,22 @@ def smooth_maximum(weights, side, step, sigma):
 
 @pytest.mark.parametrize(("step", "sigma"), [(1, 1.0), (2, 1.5), (3, 6.0)])
 def test_masks_are_the_smooth_maximum_of_their_spots(step, sigma, generator):
-    make = SmoothMasks(height=7, width=7, step=step, sigma=sigma)
+    make = SmoothMasks(height=7, width=7, step=step, sigma=sigma, points=step)
     weights = torch.rand(2, 1, *make.grid, generator=generator).double()
     masks = make(weights)
     for mask, own in zip(masks, weights, strict=True):
         torch.testing.assert_close(mask[0], smooth_maximum(own[0], 7, step, sigma))
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5])
+def test_between_the_points_of_a_cell_masks_are_interpolated_and_hardly_change(density, generator):
+    make = SmoothMasks(height=100, width=77, step=7, sigma=21.0)
+    weights = (torch.rand(3, 1, *make.grid, generator=generator) < density).double()
+    exact = replace(make, points=7)(weights)
+    change = (make(weights) - exact).abs()
+    assert change.max() < 0.07
+    assert change.mean() < 0.005
+    assert (make(weights) != exact).any()
 
 
 def test_masks_are_smooth_whatever_their_weights(generator):
