@@ -75,6 +75,7 @@ class Clean(nn.Module):
         self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
         self.three, self.four = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2)
         self.five, self.head = nn.Linear(8, 10), nn.Linear(10, 4)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.acts = nn.ModuleList([nn.ReLU() for _ in range(5)])
         drawn(self)
         with torch.no_grad():
@@ -84,7 +85,7 @@ class Clean(nn.Module):
         maps = self.acts[0](self.one(images))
         maps = self.acts[2](self.three(self.acts[1](self.two(maps))))
         maps = self.acts[3](self.four(maps))
-        return self.head(self.acts[4](self.five(maps.mean((2, 3)))))
+        return self.head(self.acts[4](self.five(self.pool(maps).flatten(1))))
 
 
 class Functional(Clean):
@@ -94,7 +95,7 @@ class Functional(Clean):
         maps = functional.relu(self.one(images))
         maps = functional.relu(self.three(torch.relu(self.two(maps))))
         maps = nn.ReLU()(self.four(maps))
-        return self.head(self.five(maps.mean((2, 3))).clamp(min=0))
+        return self.head(self.five(self.pool(maps).flatten(1)).clamp(min=0))
 
 
 class Reused(Clean):
@@ -103,7 +104,7 @@ class Reused(Clean):
     def forward(self, images):
         act = self.acts[0]
         maps = act(self.three(act(self.two(act(self.one(images))))))
-        return self.head(act(self.five(act(self.four(maps)).mean((2, 3)))))
+        return self.head(act(self.five(self.pool(act(self.four(maps))).flatten(1))))
 
 
 class InPlace(Clean):
@@ -114,7 +115,7 @@ class InPlace(Clean):
         maps = torch.relu_(self.two(maps))
         maps = nn.ReLU(inplace=True)(self.three(maps))
         maps = self.four(maps).relu_()
-        hidden = self.five(maps.mean((2, 3)))
+        hidden = self.five(self.pool(maps).flatten(1))
         hidden.clamp_(min=0)
         return self.head(hidden)
 
@@ -138,7 +139,7 @@ class Twice(Clean):
         maps = self.acts[0](self.one(images))
         maps = self.acts[2](self.two(self.acts[1](self.two(maps))))
         maps = self.acts[3](self.four(maps))
-        return self.head(self.acts[4](self.five(maps.mean((2, 3)))))
+        return self.head(self.acts[4](self.five(self.pool(maps).flatten(1))))
 
 
 class Nested(nn.Module):
@@ -183,7 +184,7 @@ class Residual(nn.Module):
         self.stem = nn.Conv2d(3, 6, 3, padding=1, bias=bias)
         self.convs = nn.ModuleList([nn.Conv2d(6, 6, 3, padding=1, bias=False) for _ in range(4)])
         self.norms = nn.ModuleList([nn.BatchNorm2d(6) for _ in range(4)])
-        self.act = nn.ReLU(inplace=True)
+        self.act, self.pool = nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(6, 4, bias=bias)
         drawn(self)
         if not bias:
@@ -197,7 +198,7 @@ class Residual(nn.Module):
         for i in (0, 2):
             inner = self.act(self.norms[i](self.convs[i](maps)))
             maps = self.act(self.norms[i + 1](self.convs[i + 1](inner)) + maps)
-        return self.head(maps.mean((2, 3)))
+        return self.head(self.pool(maps).flatten(1))
 
 
 class Transformer(nn.Module):
@@ -306,10 +307,3 @@ def grad_cam():
     package = behind_torchvision("pytorch_grad_cam")
     importlib.import_module("pytorch_grad_cam.utils.model_targets")
     return package
-
-
-@pytest.fixture(scope="session")
-def quiet_images(request):
-    """Five images of 3 x 8 x 8 that ask for a gradient, as Captum wants them."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(5, 3, 8, 8, generator=generator, dtype=torch.float64)
