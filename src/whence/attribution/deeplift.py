@@ -11,7 +11,7 @@ from whence.attribution.account import FORWARD, Account
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.gradient import check_values, owned, recording
 from whence.attribution.graphs import graph_of, remade
-from whence.attribution.relevance import differences
+from whence.attribution.relevance import differences, weights, winners
 from whence.attribution.relevance.assembly import (
     CURVES,
     LAYERS,
@@ -21,6 +21,7 @@ from whence.attribution.relevance.assembly import (
     second,
 )
 from whence.attribution.relevance.differences import TAPE, Tape
+from whence.attribution.relevance.signs import frozen
 from whence.core import Attributions, Baseline, Images, ScalarFn, Target, Zero, check_logits
 from whence.errors import ShapeError
 from whence.network import Network, Place, Rule, everywhere, places
@@ -35,17 +36,9 @@ ELEMENTWISE = CURVES | frozenset(
 )
 """Functions of one number that follow the rescale rule."""
 
-CHOOSING = frozenset(
-    [
-        *("max_pool1d", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax", "amin", "max"),
-        *("maximum", "minimum", "where", "masked_fill"),
-    ]
-)
-"""Operations that are not linear, and for which no rule is known here."""
-
 OWN = frozenset(
     [
-        *("max_pool2d", "softmax", "_softmax", "scaled_dot_product_attention", "layer_norm"),
+        *("softmax", "_softmax", "scaled_dot_product_attention", "layer_norm"),
         *("group_norm", "rms_norm", "batch_norm"),
     ]
 )
@@ -55,15 +48,23 @@ OWN = frozenset(
 def difference_rules(network: Network) -> list[Rule]:
     """Return how every operation of a network shares out a difference."""
     found = places(network.module)
-    known = (LINEAR - CHOOSING) | ELEMENTWISE | OWN | LAYERS
+    known = (LINEAR - {"max"}) | ELEMENTWISE | OWN | LAYERS
     unknown = {place.name for place in found if place.name not in known}
     table: list[tuple[str, Callable[..., Any], Callable[[Place], bool]]] = [
         ("mul matmul mm bmm", differences.product, both),
         ("div", differences.quotient, both),
         ("div", differences.inverse, second),
-        ("softmax _softmax", differences.softmax, everywhere),
-        ("max_pool2d", differences.max_pool, everywhere),
-        ("scaled_dot_product_attention", differences.attention, everywhere),
+        ("softmax _softmax", weights.softmax, everywhere),
+        ("scaled_dot_product_attention", weights.attention, everywhere),
+        ("max_pool1d max_pool2d", winners.max_pool, everywhere),
+        ("adaptive_max_pool1d adaptive_max_pool2d", winners.adaptive_pool, everywhere),
+        ("amax", winners.extreme_function(largest=True), everywhere),
+        ("amin", winners.extreme_function(largest=False), everywhere),
+        ("maximum", winners.larger_function(largest=True), everywhere),
+        ("minimum", winners.larger_function(largest=False), everywhere),
+        ("where", winners.where, everywhere),
+        ("masked_fill", winners.filled, everywhere),
+        ("relu", differences.rectifier, everywhere),
         ("layer_norm", differences.norm_function(centred=True), everywhere),
         ("group_norm", differences.norm_function(centred=True, groups=True), everywhere),
         ("rms_norm", differences.norm_function(centred=False), everywhere),
@@ -75,6 +76,12 @@ def difference_rules(network: Network) -> list[Rule]:
         for names, function, where in table
     ]
     return [*made, *blocked_rules(unknown)]
+
+
+def compared_network(network: Network) -> Network:
+    """Return the network whose operations share out differences, batch norms folded."""
+    whole = network.folded()
+    return frozen(whole.under(difference_rules(whole)))
 
 
 @final
@@ -130,7 +137,7 @@ class DeepLift:
                     f"{self.baseline} returned {tuple(start.shape)}."
                 )
                 raise ShapeError(msg)
-            other = remade(network, DeepLift, lambda whole: whole.under(difference_rules(whole)))
+            other = remade(network, DeepLift, compared_network)
             pace = Pace(f=f, images=images, batch_size=self.batch_size)
             for first, last in pace.spans(len(images)):
                 rows = torch.arange(first, last, device=images.device)

@@ -238,13 +238,93 @@ def test_of_a_curved_target_the_logits_differences_are_shared_out(models, images
     torch.testing.assert_close(account.values.flatten(1).sum(1), expected)
 
 
+PICKS = {
+    "adaptive": lambda maps: functional.adaptive_max_pool2d(maps, 3),
+    "adaptive along an axis": lambda maps: functional.adaptive_max_pool1d(maps.flatten(2), 5),
+    "along an axis": lambda maps: functional.max_pool1d(maps.flatten(2), 3, 2, 1),
+    "overlapping": lambda maps: functional.max_pool2d(maps, 3, 2, 1, ceil_mode=True),
+    "amax": lambda maps: maps.amax((2, 3)),
+    "amin": lambda maps: maps.amin(3, keepdim=True),
+    "maximum": lambda maps: torch.maximum(maps[:, :, 1:], maps[:, :, :-1] ** 2),
+    "minimum": lambda maps: torch.minimum(maps[:, :, 1:], maps[:, :, :-1]),
+    "where": lambda maps: torch.where(maps > 0, maps, 0.1 * maps),
+    "two signals": lambda maps: torch.where(maps.flip(2) > 0, maps, maps.flip(3).tanh()),
+    "filled": lambda maps: maps.masked_fill(maps < 0.2, 0.2),
+}
+
+
+class Picks(nn.Module):
+    """A maximum, minimum or choice, behind a layer and before a square."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.pick, self.layer = PICKS[kind], nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images):
+        found = self.pick(self.layer(images)).square()
+        return found.flatten(2).sum(2) if found.ndim > 2 else found
+
+
+@pytest.mark.parametrize("kind", PICKS)
+def test_whatever_picks_is_complete(kind, scalar, images, untouched):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Picks(kind).double().eval()
+    f = scalar(model, at=0)
+    with untouched(model):
+        account = DeepLift(baseline=shifted).account(f, images)
+    difference = (f(images) - f(shifted(images))).detach()
+    torch.testing.assert_close(account.values.flatten(1).sum(1), difference, rtol=1e-6, atol=1e-8)
+
+
+class Rectified(nn.Module):
+    """One ReLU, in five ways to write it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images):
+        match self.kind:
+            case "relu":
+                found = functional.relu(images)
+            case "where":
+                found = torch.where(images > 0, images, 0)
+            case "masked_fill":
+                found = images.masked_fill(images < 0, 0)
+            case "maximum":
+                found = torch.maximum(images, torch.zeros_like(images))
+            case _:
+                found = images.clamp(min=0)
+        return found.square().mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", ["where", "masked_fill", "maximum", "clamp"])
+def test_a_relu_written_by_hand_is_a_relu(kind, scalar, images):
+    expected = DeepLift(baseline=shifted)(scalar(Rectified("relu").eval(), at=1), images)
+    actual = DeepLift(baseline=shifted)(scalar(Rectified(kind).eval(), at=1), images)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("size", [1, (2, 2)])
+def test_an_adaptive_maximum_is_the_plain_one_with_the_same_windows(size, scalar, images):
+    conv = nn.Conv2d(3, 4, 3, padding=1).double()
+    plain = nn.MaxPool2d(8 if size == 1 else 4)
+    models = [
+        nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten()).eval()
+        for pool in (plain, nn.AdaptiveMaxPool2d(size))
+    ]
+    expected, actual = (DeepLift(baseline=shifted)(scalar(m, at=1), images) for m in models)
+    torch.testing.assert_close(actual, expected)
+
+
 class Largest(nn.Module):
     def forward(self, images):
-        return images.amax((2, 3))
+        return images.flatten(2).median(2).values
 
 
 def test_what_cannot_be_compared_is_refused(models, scalar, images):
-    with pytest.raises(UnsupportedOperation, match="arrives at the operation 'amax'"):
+    with pytest.raises(UnsupportedOperation, match="arrives at the operation 'median'"):
         DeepLift()(scalar(Largest().eval(), at=0), images)
     with pytest.raises(ShapeError, match="baseline must be shaped like the images"):
         DeepLift(baseline=lambda x: x[:1])(scalar(models["vgg"]()), images)

@@ -20,15 +20,15 @@ from whence.errors import UnsupportedOperation
 __all__ = [
     "TAPE",
     "Tape",
-    "attention",
     "elementwise",
     "inverse",
     "length",
-    "max_pool",
+    "multiplied",
     "norm_function",
+    "paired",
     "product",
     "quotient",
-    "softmax",
+    "rectifier",
 ]
 
 
@@ -46,8 +46,9 @@ class Tape:
         if not self.replaying:
             self.entries.append(tuple(value.detach() for value in values))
             return None
+        found, self.entries[self.position] = self.entries[self.position], ()
         self.position += 1
-        return self.entries[self.position - 1]
+        return found
 
 
 TAPE: ContextVar[Tape | None] = ContextVar("TAPE", default=None)
@@ -102,14 +103,30 @@ def elementwise(
     with torch.no_grad():
         results = operation(values, *rest, **more)
         change = values.detach() - other
-        least = torch.finfo(values.dtype).eps ** 0.75 * (values.detach().abs() + other.abs())
+        least = (values.detach().abs() + other.abs()).mul_(torch.finfo(values.dtype).eps ** 0.75)
         close = change.abs() <= least
-        rate = (results - operation(other, *rest, **more)) / torch.where(close, 1, change)
-    if bool(close.any()):
-        with torch.enable_grad():
-            leaf = values.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(operation(leaf, *rest, **more).sum(), leaf)
-        rate = torch.where(close, slope, rate)
+        del least
+        rate = (results - operation(other, *rest, **more)).div_(change)
+    whole = any(isinstance(setting, Tensor) for setting in rest)
+    with torch.enable_grad():
+        leaf = values.detach().clone() if whole else values.detach()[close]
+        leaf.requires_grad_()
+        (slope,) = torch.autograd.grad(operation(leaf, *rest, **more).sum(), leaf)
+    rate = torch.where(close, slope, rate) if whole else rate.masked_scatter_(close, slope)
+    return multiplied(results, lambda gradient: (gradient * rate,), values)
+
+
+def rectifier(operation: Callable[..., Tensor], values: Tensor) -> Tensor:
+    r"""Apply a ReLU by the rescale rule; its slope where image and baseline are equal."""
+    found = paired(values)
+    if found is None:
+        return operation(values)
+    (other,) = found
+    with torch.no_grad():
+        results = operation(values)
+        change = values.detach() - other
+        rate = results - other.clamp(min=0)
+        rate = torch.where(change == 0, results.sign(), rate.div_(change))
     return multiplied(results, lambda gradient: (gradient * rate,), values)
 
 
@@ -121,12 +138,18 @@ def product(operation: Callable[..., Tensor], one: Tensor, other: Tensor) -> Ten
     found = paired(one, other)
     if found is None:
         return operation(one, other)
-    means = [((a.detach() + b) / 2) for a, b in zip((one, other), found, strict=True)]
+    first, second = ((a.detach() + b).mul_(0.5) for a, b in zip((one, other), found, strict=True))
+    elements = getattr(operation, "overloadpacket", operation).__name__ in ("mul", "multiply")
 
     def back(gradient: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            leaves = [mean.detach().requires_grad_() for mean in means]
-            return torch.autograd.grad(operation(*leaves), leaves, gradient)
+        if elements:
+            return (gradient * second).sum_to_size(first.shape), (gradient * first).sum_to_size(
+                second.shape
+            )
+        return (
+            torch.matmul(gradient, second.mT).sum_to_size(first.shape),
+            torch.matmul(first.mT, gradient).sum_to_size(second.shape),
+        )
 
     with torch.no_grad():
         results = operation(one, other)
@@ -143,69 +166,6 @@ def inverse(operation: Callable[..., Tensor], values: Tensor | float, divisor: T
     """Divide a constant by a signal, by the rescale rule."""
     del operation
     return values * elementwise(torch.reciprocal, divisor)
-
-
-def softmax(
-    operation: Callable[..., Tensor],
-    values: Tensor,
-    dim: int,
-    *rest: Any,  # noqa: ANN401 - a type
-) -> Tensor:
-    r"""Apply a softmax: an exponential by the rescale rule, times the inverse of its sum."""
-    found = paired(values)
-    results = operation(values, dim, *rest)
-    if found is None:
-        return results
-    (other,) = found
-    with torch.no_grad():
-        here = values.detach()
-        top = torch.maximum(here.amax(dim, keepdim=True), other.amax(dim, keepdim=True))
-        powers, powers_other = (here - top).exp(), (other - top).exp()
-        scale = 1 / powers.sum(dim, keepdim=True)
-        scale_other = 1 / powers_other.sum(dim, keepdim=True)
-        change = here - other
-        close = change.abs() <= torch.finfo(here.dtype).eps ** 0.5
-        means = (powers + powers_other) / 2
-        rate = torch.where(close, means, (powers - powers_other) / torch.where(close, 1, change))
-        rate = rate.nan_to_num(0.0)  # masked in both
-
-    def back(gradient: Tensor) -> tuple[Tensor]:
-        total = (gradient * means).sum(dim, keepdim=True)
-        direct = gradient * (scale + scale_other) / 2
-        return ((direct - total * scale * scale_other) * rate,)
-
-    return multiplied(results, back, values)
-
-
-def max_pool(
-    operation: Callable[..., Tensor],
-    values: Tensor,
-    size: Sequence[int],
-    *rest: Any,  # noqa: ANN401 - stride, padding, dilation, rounding
-) -> Tensor:
-    """Pool by the maximum; a rise belongs to the image's winner, a fall to the baseline's."""
-    del operation
-    found = paired(values)
-
-    def pooled(maps: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.aten.max_pool2d_with_indices(maps, size, *rest)  # type: ignore[no-any-return]
-
-    if found is None:
-        return pooled(values)[0]
-    (other,) = found
-    with torch.no_grad():
-        (results, winners), (results_other, winners_other) = pooled(values), pooled(other)
-        rise = results - results_other
-        change = (values.detach() - other).flatten(2)
-        at = torch.where(rise > 0, winners, winners_other).flatten(2)
-        moved = change.gather(2, at)
-        rate = torch.where(rise.flatten(2) == 0, 0, rise.flatten(2) / moved)
-
-    def back(gradient: Tensor) -> tuple[Tensor]:
-        spread = torch.zeros_like(change).scatter_add(2, at, gradient.flatten(2) * rate)
-        return (spread.view(values.shape),)
-
-    return multiplied(results, back, values)
 
 
 def norm_function(*, centred: bool, groups: bool = False) -> Callable[..., Tensor]:
@@ -287,27 +247,3 @@ def length(
         total = total + other.square().sum(along, keepdim=True).sqrt()
         rate = torch.where(total == 0, 0, (values.detach() + other) / total)
     return multiplied(results, lambda gradient: (gradient.reshape(total.shape) * rate,), values)
-
-
-def attention(
-    operation: Callable[..., Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002 - the operation's signature
-    *,
-    scale: float | None = None,
-) -> Tensor:
-    """Attend, spelled out in products and a softmax."""
-    del operation, dropout_p, is_causal
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = product(torch.matmul, query * factor, key.transpose(-2, -1))
-    if attn_mask is not None:
-        scores = (
-            scores.masked_fill(~attn_mask, -torch.inf)
-            if attn_mask.dtype == torch.bool
-            else scores + attn_mask
-        )
-    return product(torch.matmul, softmax(torch.softmax, scores, -1), value)

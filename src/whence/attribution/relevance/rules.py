@@ -175,11 +175,11 @@ class GeneralisedGamma:
         total = at.layer(at.inputs.abs() if signed else at.inputs, sizes, spread)
         total.mul_(half).add_(size, alpha=1 + half).add_(self.epsilon)
         per_unit = torch.div(size, total, out=total).mul_(at.incoming)
-        agreeing = per_unit if at.rectified else torch.where(at.values < 0, -per_unit, per_unit)
+        agreeing = per_unit if at.rectified else per_unit * at.values.sign()
         multiplier = at.layer.transposed(agreeing, sizes.mul_(half))
         if signed:
-            multiplier = torch.where(at.inputs < 0, -multiplier, multiplier)
-        multiplier = multiplier + at.layer.transposed(per_unit, at.weight * (1 + half))
+            multiplier.mul_(at.inputs.sign())
+        multiplier.add_(at.layer.transposed(per_unit, at.weight * (1 + half)))
         if at.bias is None or spread is None:
             return multiplier, None
         taken = bias_share(per_unit, at.bias * (1 + half)) + bias_share(agreeing, spread * half)

@@ -135,8 +135,9 @@ def blocked_function(name: str) -> Callable[..., Any]:
         **more: Any,  # noqa: ANN401 - as above
     ) -> Any:  # noqa: ANN401 - as above
         result = operation(*values, **more)
-        if isinstance(result, Tensor) and result.requires_grad:
-            result.register_hook(refuse)  # type: ignore[no-untyped-call]
+        for part in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(part, Tensor) and part.requires_grad:
+                part.register_hook(refuse)  # type: ignore[no-untyped-call]
         return result
 
     def refuse(gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from whence.attribution.relevance.layers import RuledLayer
 from whence.network import Network, rewrite
 from whence.network.operations import VIEWS, name_of, tensor_inputs
 
-__all__ = ["simplified"]
+__all__ = ["frozen", "simplified"]
 
 POSITIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "square", "abs", "exp"})
 """Operations whose values are never negative."""
@@ -29,8 +29,7 @@ def simplified(network: Network, ruled: Network, *, merge: bool) -> Network:
 
     A layer whose only reader is a ReLU becomes one operation with it: what the ReLU lets through
     is then all that either keeps for the way back. Layers whose inputs cannot be negative know
-    it. Parameters are the same memory and no longer ask for a gradient, so that nothing is kept
-    for one.
+    it.
 
     Args:
         network: The network.
@@ -57,9 +56,18 @@ def simplified(network: Network, ruled: Network, *, merge: bool) -> Network:
             nodes[behind].replace_all_uses_with(node)
             graph.erase_node(nodes[behind])
             positive.add(node.name)
-    held = rewrite.attributes(ruled.module, graph)
+    return frozen(ruled.with_module(rewrite.compiled(ruled.module, graph)))
+
+
+def frozen(network: Network) -> Network:
+    """Return a network over the same memory whose parameters ask for no gradient.
+
+    Nothing is then kept on the way for one.
+    """
+    graph, _ = rewrite.copied(network.graph)
+    held = rewrite.attributes(network.module, graph)
     held = {k: v.detach() if isinstance(v, Tensor) else v for k, v in held.items()}
-    return ruled.with_module(rewrite.compiled(held, graph))
+    return network.with_module(rewrite.compiled(held, graph))
 
 
 def positive_names(graph: Graph) -> set[str]:
