@@ -1,0 +1,1 @@
+"""Attribution beside other libraries: passes, time and memory, in one run."""
