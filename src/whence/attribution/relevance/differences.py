@@ -138,6 +138,14 @@ def product(operation: Callable[..., Tensor], one: Tensor, other: Tensor) -> Ten
     found = paired(one, other)
     if found is None:
         return operation(one, other)
+    if not (one.requires_grad and other.requires_grad):
+        msg = (
+            "A signal is multiplied by one without a gradient, such as a comparison x > 0 or a "
+            "detached value: what that one changes cannot be handed down, and the values would "
+            "not add up. Write it as torch.relu or torch.where, or use a method that needs "
+            "gradients only, such as IntegratedGradients."
+        )
+        raise UnsupportedOperation(msg)
     first, second = ((a.detach() + b).mul_(0.5) for a, b in zip((one, other), found, strict=True))
     elements = getattr(operation, "overloadpacket", operation).__name__ in ("mul", "multiply")
 
