@@ -11,6 +11,7 @@ from whence.cli.audit import audit
 from whence.cli.demo import demo
 from whence.cli.describe import describe
 from whence.cli.explain import explain
+from whence.cli.fit import fit
 from whence.cli.guard import guarded
 from whence.cli.homogeneity import homogeneity
 from whence.cli.methods import methods
@@ -18,7 +19,7 @@ from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-COMMANDS = (audit, explain, methods, describe, homogeneity, demo, view)
+COMMANDS = (audit, explain, methods, describe, homogeneity, fit, demo, view)
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""
