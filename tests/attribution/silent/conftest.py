@@ -307,3 +307,9 @@ def grad_cam():
     package = behind_torchvision("pytorch_grad_cam")
     importlib.import_module("pytorch_grad_cam.utils.model_targets")
     return package
+
+
+@pytest.fixture(scope="session")
+def behind():
+    """Import a library of this name, or skip."""
+    return behind_torchvision

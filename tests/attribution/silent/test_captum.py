@@ -52,6 +52,12 @@ def test_captum_gives_the_gradient_for_guided_rules_where_a_relu_is_a_function(
     assert far(silent, explained("clean", Gradient())) < 1e-12
 
 
+@pytest.mark.parametrize("way", ["reused", "tied", "called-twice", "nested"])
+def test_captums_guided_rules_are_right_for_modules(way, theirs, make, explained):
+    values = theirs("GuidedBackprop", make(way))
+    assert far(values, explained("clean", GuidedBackpropagation())) < 1e-12
+
+
 def test_captum_gives_the_gradient_for_guided_rules_on_gelus(theirs, images, classes):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 4))
     model = model.double().eval()
@@ -96,6 +102,30 @@ def test_captums_lrp_is_right_without_residual_sums(way, theirs, make, explained
     assert far(theirs("LRP", make(way)), explained("clean", InputXGradient())) < 1e-6
 
 
+class Normed(nn.Module):
+    """A batch norm behind a convolution; one of its scales is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 4)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in (*self.parameters(), self.norm.running_mean):
+                p.copy_(torch.randn(p.shape, generator=generator))
+            self.norm.weight[0] = -1
+        self.double().eval()
+
+    def forward(self, images):
+        return self.head(self.pool(self.act(self.norm(self.conv(images)))).flatten(1))
+
+
+def test_captums_lrp_is_right_for_batch_norms_behind_convolutions(theirs, images, classes):
+    model = Normed()
+    expected = InputXGradient()(ModelScalar(model, logit(classes)), images)
+    assert far(theirs("LRP", model), expected) < 1e-5
+
+
 def test_captums_lrp_raises_where_a_layer_is_called_twice(theirs, make):
     with pytest.raises(RuntimeError, match="being used more than once"):
         theirs("LRP", make("called-twice"))
@@ -129,6 +159,12 @@ def test_captums_grad_cam_averages_over_the_wrong_axis_of_tokens(captum, make, i
     model = make("transformer")
     values = captum.LayerGradCam(model, model.norms[2]).attribute(images, target=classes)
     assert values.shape == (5, 1, 8)
+
+
+def test_captum_explains_a_frozen_model(theirs, make, explained):
+    frozen = make("clean").requires_grad_(requires_grad=False)
+    values = theirs("GuidedBackprop", frozen)
+    assert far(values, explained("clean", GuidedBackpropagation())) < 1e-12
 
 
 def test_captum_moves_running_statistics_in_train_mode(captum, images, classes):

@@ -124,3 +124,10 @@ def test_grad_cams_guided_rule_is_the_gradient_where_a_relu_is_a_function(grad_c
     )
     assert (values - plain).abs().max() < 1e-4 * plain.abs().max()
     assert (values - right).abs().max() > right.abs().max()
+
+
+def test_grad_cams_guided_rule_is_the_gradient_on_gelus(grad_cam, images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 4)).eval()
+    values = guided(grad_cam, model, images[:1].float())
+    plain = Gradient()(ModelScalar(model, logit(1)), images[:1].float())[0].permute(1, 2, 0)
+    torch.testing.assert_close(values, plain, rtol=1e-4, atol=1e-6)
