@@ -318,7 +318,8 @@ class Views:
 
     def seen(self, masks: Tensor) -> Images:
         """Return the images through masks ``(b * areas, 1, h, w)``: between two levels."""
-        pyramid = self.pyramid.repeat_interleave(self.areas, dim=0)
+        one = self.areas == 1
+        pyramid = self.pyramid if one else self.pyramid.repeat_interleave(self.areas, dim=0)
         top = pyramid.shape[1] - 1
         place = masks * top
         below = place.detach().floor().clamp(max=top - 1)

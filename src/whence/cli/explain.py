@@ -244,6 +244,7 @@ def overview(
         "model": {"name": result.model.name, "fingerprint": result.model.fingerprint},
         "method": str(result.method),
         "cost": result.cost,
+        "warning": result.warning,
         "images": [
             {
                 "name": name,
@@ -270,6 +271,13 @@ def overview(
     }
 
 
+def searched(*, found: bool, blank: bool) -> str:
+    """Say how a search ended; an empty map that succeeds needed nothing."""
+    if not found:
+        return "the search failed"
+    return "the search succeeded: nothing is needed" if blank else "the search succeeded"
+
+
 def show(
     result: "Explanation",
     written: dict[str, str],
@@ -285,7 +293,7 @@ def show(
     for at, name in enumerate(result.names):
         gap = "" if result.gap is None else f"gap {100 * float(result.gap[at]):.2f} %"
         if result.found is not None:
-            gap = f"the search {'succeeded' if bool(result.found[at]) else 'failed'}"
+            gap = searched(found=bool(result.found[at]), blank=bool(result.blank[at]))
         elif bool(result.blank[at]):
             gap = "the map is zero everywhere"
         value = float(result.explained[at])
@@ -300,6 +308,8 @@ def show(
         )
     say(table(rows))
     say(faint(f"{brief_method(str(result.method))}, {result.cost:.4g} passes per image"))
+    if result.warning:
+        say(faint(result.warning))
     for name, reason in skipped:
         say(f"Left out {name}: {reason}")
     if verbose:

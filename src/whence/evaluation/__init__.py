@@ -17,9 +17,11 @@ from whence.evaluation.localisation import (
 from whence.evaluation.mean import Estimate, Mean
 from whence.evaluation.metric import MetricCard
 from whence.evaluation.randomisation import Cascade, ParameterRandomisation
+from whence.evaluation.soundness import Completeness, Soundness
 
 __all__ = [
     "Cascade",
+    "Completeness",
     "Curve",
     "Deletion",
     "Estimate",
@@ -31,6 +33,7 @@ __all__ = [
     "PointingGame",
     "RelevanceMass",
     "RelevanceRank",
+    "Soundness",
     "Spearman",
     "TopOverlap",
     "mask_share",
