@@ -18,6 +18,12 @@ def opened(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def timm() -> ModuleType:
+    """Its vision transformers."""
+    return opened("timm")
+
+
+@pytest.fixture(scope="session")
 def captum() -> ModuleType:
     """Captum's attributions."""
     return pytest.importorskip("captum.attr", reason="needs whence[parity]")

@@ -1,5 +1,6 @@
-"""The family of Grad-CAM beside pytorch-grad-cam, on a CNN and on tokens, where it is installed."""
+"""The family of Grad-CAM beside pytorch-grad-cam and Captum, on a CNN and on transformers."""
 
+import copy
 import importlib
 from dataclasses import replace
 from functools import partial
@@ -29,16 +30,6 @@ PAIRS = {
     "ScoreCAM": ScoreCAM(softmax=True),
 }
 each_pair = pytest.mark.parametrize("name", PAIRS)
-
-
-@pytest.fixture(scope="module")
-def peer():
-    """The library; it needs OpenCV and torchvision, either of which may not load."""
-    try:
-        importlib.import_module("whence.adapters.torchvision").open_torchvision()
-        return importlib.import_module("pytorch_grad_cam")
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"needs whence[parity]: {error}")
 
 
 class Tokens(nn.Module):
@@ -78,13 +69,13 @@ def rescaled(maps):
     return (maps - low) / (high - low)
 
 
-def theirs(peer, monkeypatch, name, model, layer, images, classes, reshape=None):
+def theirs(grad_cam, monkeypatch, name, model, layer, images, classes, reshape=None):
     targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
     # Its Score-CAM enlarges masks with the corners aligned, unlike everything else it enlarges.
     smooth = partial(nn.Upsample, mode="bilinear", align_corners=False)
     monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", smooth)
     # Its Grad-CAM++ adds 1e-6 to the denominator, which is large beside a squared gradient.
-    with getattr(peer, name)(model, [layer], reshape_transform=reshape) as cam:
+    with getattr(grad_cam, name)(model, [layer], reshape_transform=reshape) as cam:
         picked = [targets.ClassifierOutputTarget(int(k)) for k in classes]
         return torch.from_numpy(cam(images, picked))[:, None]
 
@@ -95,7 +86,7 @@ def similar(ours, expected):
 
 
 @each_pair
-def test_on_a_convolutional_network_the_maps_are_theirs(name, peer, monkeypatch, generator):
+def test_on_a_convolutional_network_the_maps_are_theirs(name, grad_cam, monkeypatch, generator):
     model, classes = convolutional(), torch.tensor([0, 3, 1])
     images = torch.randn(3, 3, 16, 16, generator=generator)
     with torch.no_grad():
@@ -103,12 +94,12 @@ def test_on_a_convolutional_network_the_maps_are_theirs(name, peer, monkeypatch,
     f = ModelScalar(Network.read(model, images), logit(classes))
     ours = replace(PAIRS[name], relu=True)(f, images)
     assert (ours.amax(dim=(1, 2, 3)) > 0).all()
-    similar(ours, theirs(peer, monkeypatch, name, model, model[3], images, classes))
+    similar(ours, theirs(grad_cam, monkeypatch, name, model, model[3], images, classes))
 
 
 @each_pair
 def test_on_tokens_the_maps_are_theirs_with_the_layer_and_layout_found_by_hand(
-    name, peer, monkeypatch, generator
+    name, grad_cam, monkeypatch, generator
 ):
     torch.manual_seed(5)
     model, classes = Tokens().eval(), torch.tensor([2, 0])
@@ -121,4 +112,87 @@ def test_on_tokens_the_maps_are_theirs_with_the_layer_and_layout_found_by_hand(
 
     f = ModelScalar(Network.read(model, images), logit(classes))
     ours = replace(PAIRS[name], relu=True, node="norm")(f, images)
-    similar(ours, theirs(peer, monkeypatch, name, model, model.norm, images, classes, grid))
+    similar(ours, theirs(grad_cam, monkeypatch, name, model, model.norm, images, classes, grid))
+
+
+@pytest.fixture(scope="module")
+def vision_transformer(timm):
+    """A small one of timm's, and images for it."""
+    torch.manual_seed(1)
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=4
+    ).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(300)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    return model, images, Network.read(model, images)
+
+
+RECOMMENDED = [(name, "blocks.2.norm1", "blocks.2.norm1") for name in PAIRS]
+FOUND = [(name, "blocks.1", None) for name in PAIRS if name != "HiResCAM"]
+"""The layer that they recommend, and the one that is found here; of HiResCAM see below."""
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "node"),
+    RECOMMENDED + FOUND,
+    ids=[f"{name} {node or 'found'}" for name, _, node in RECOMMENDED + FOUND],
+)
+def test_on_a_vit_of_timm_the_maps_are_theirs(
+    name, path, node, grad_cam, monkeypatch, vision_transformer
+):
+    """Their user writes how tokens become a grid; here the class token and the grid are found."""
+    (model, images, network), classes = vision_transformer, torch.tensor([1, 3])
+
+    def grid(tokens):
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+    layer = model.get_submodule(path)
+    expected = theirs(grad_cam, monkeypatch, name, model, layer, images, classes, grid)
+    ours = replace(PAIRS[name], relu=True, node=node)(ModelScalar(network, logit(classes)), images)
+    similar(ours, expected)
+
+
+def test_hires_cam_of_tokens_that_go_into_a_layer_norm_only_is_zero_by_its_formula(
+    vision_transformer,
+):
+    """A norm does not see the length of a token, so its gradient is orthogonal to the token."""
+    (model, images, _), target = vision_transformer, logit(1)
+    model, images = copy.deepcopy(model).double(), images.double()
+    f = ModelScalar(Network.read(model, images), target)
+    size = GradCAM(relu=False, node="blocks.1")(f, images).abs().max()
+    inside = HiResCAM(relu=False, node="blocks.2.norm1")(f, images)
+    before = HiResCAM(relu=False, node="blocks.1")(f, images)
+    assert inside.abs().max() > 0.1 * size
+    assert before.abs().max() < 1e-5 * size  # what is left is the norm's own epsilon
+
+
+def test_on_tokens_captum_weighs_each_token_by_itself_and_gives_no_grid(captum, generator):
+    """Definition: a channel's weight is the mean of its gradient over the patches."""
+    torch.manual_seed(5)
+    model = Tokens().double().eval()
+    images = torch.randn(2, 3, 16, 16, generator=generator).double()
+    flat = captum.LayerGradCam(model, model.norm).attribute(images, target=2)
+    assert flat.shape == (2, 1, 8)  # tokens are added up, and features are left
+    kept = []
+    handle = model.norm.register_forward_hook(lambda _, __, output: kept.append(output))
+    logits = model(images)
+    handle.remove()
+    (slope,) = torch.autograd.grad(logits[:, 2].sum(), kept[0])
+    weights = slope[:, 1:].mean(dim=1, keepdim=True)
+    expected = (weights * kept[0][:, 1:]).sum(dim=2).view(2, 1, 4, 4)
+    f = ModelScalar(Network.read(model, images), logit(2))
+    maps = GradCAM(node="norm", relu=False, upsample=False)(f, images)
+    torch.testing.assert_close(maps, expected.detach())
+
+
+def test_size_and_sign_are_kept_here_and_rescaled_away_there(grad_cam, monkeypatch, generator):
+    model, images = convolutional(), torch.randn(2, 3, 16, 16, generator=generator)
+    f = ModelScalar(Network.read(model, images), logit(1))
+    before = theirs(grad_cam, monkeypatch, "GradCAM", model, model[3], images, [1, 1])
+    ours = GradCAM(relu=False)(f, images)
+    with torch.no_grad():
+        model[5].weight.mul_(7)
+    after = theirs(grad_cam, monkeypatch, "GradCAM", model, model[3], images, [1, 1])
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+    torch.testing.assert_close(GradCAM(relu=False)(f, images), 7 * ours, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """Explainers of Captum and zennit as methods of whence, and methods of whence inside Quantus."""
 
+import copy
 import importlib
 
 import numpy as np
@@ -68,6 +69,22 @@ def test_an_attribution_of_captum_is_what_it_is_there(
         result = attribute(method, ModelScalar(model, logit(classes)), images)
     torch.testing.assert_close(result.values, expected.detach().to(images))
     assert (result.gap is not None) == (name in COMPLETE)
+
+
+def test_captums_lrp_writes_on_weights_of_its_own(captum, rectifier, images, untouched):
+    rules = importlib.import_module("captum.attr._utils.lrp_rules")
+
+    def make(model):
+        model[0].rule = rules.GammaRule()
+        model[3].rule = rules.Alpha1_Beta0_Rule()
+        return captum.LRP(model)
+
+    model = rectifier()
+    inputs = images.clone().requires_grad_()
+    expected = make(copy.deepcopy(model)).attribute(inputs, target=1).detach()
+    with untouched(model):
+        values = captum_method(make)(ModelScalar(model, logit(1)), images)
+    torch.testing.assert_close(values, expected)
 
 
 def draw():

@@ -1,25 +1,30 @@
-"""Perturbation methods beside Captum's, where it is installed."""
+"""Perturbation methods beside Captum's."""
 
 import pytest
 import torch
-from torch import nn
 
 from whence.attribution import LIME, Grid, KernelSHAP, Occlusion
 from whence.core import ModelScalar, logit
 
-captum = pytest.importorskip("captum.attr", reason="needs whence[parity]")
+
+def grey(images):
+    return torch.full_like(images, 0.25)
 
 
-def made():
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)]
-    return nn.Sequential(*layers).double().eval()
+def cells(side):
+    """Return Captum's mask of a grid of cells."""
+    place = torch.arange(8) * side // 8
+    return (place[:, None] * side + place).view(1, 1, 8, 8)
+
+
+def spread(values, side):
+    """Return a cell's value, shared out evenly over its pixels."""
+    return values[:, :1] / (8 // side) ** 2
 
 
 @pytest.mark.parametrize(("window", "stride"), [(4, 3), (4, 4), (3, 2), (1, 1)])
-def test_occlusion_is_captums(window, stride, generator):
-    model, classes = made(), torch.tensor([1, 3])
-    images = torch.randn(2, 3, 8, 8, generator=generator).double()
+def test_occlusion_is_captums(window, stride, captum, rectifier, images, classes):
+    model = rectifier()
     expected = captum.Occlusion(model).attribute(
         images,
         sliding_window_shapes=(3, window, window),
@@ -27,94 +32,75 @@ def test_occlusion_is_captums(window, stride, generator):
         target=classes,
         baselines=0.25,
     )
-    method = Occlusion(window=window, stride=stride, fill=lambda x: torch.full_like(x, 0.25))
-    ours = method(ModelScalar(model, logit(classes)), images)
+    ours = Occlusion(window=window, stride=stride, fill=grey)
+    values = ours(ModelScalar(model, logit(classes)), images)
     # Captum gives the channels of a window the same value each, in single precision.
     torch.testing.assert_close(
-        ours.expand(2, 3, 8, 8), expected.detach().double(), rtol=1e-5, atol=1e-7
+        values.expand(3, 3, 8, 8), expected.detach().double(), rtol=1e-5, atol=1e-7
     )
 
 
-@pytest.fixture
-def images(generator):
-    """Two images of 3 x 8 x 8."""
-    return torch.randn(2, 3, 8, 8, generator=generator).double()
+def test_occlusion_by_windows_side_by_side_is_captums_ablation_of_cells(
+    captum, rectifier, images, classes
+):
+    model = rectifier()
+    expected = captum.FeatureAblation(model).attribute(
+        images, target=classes, baselines=0.25, feature_mask=cells(2)
+    )
+    values = Occlusion(window=4, stride=4, fill=grey)(ModelScalar(model, logit(classes)), images)
+    torch.testing.assert_close(
+        values.expand(3, 3, 8, 8), expected.detach().double(), rtol=1e-5, atol=1e-7
+    )
 
 
-def features(cells):
-    """Superpixels as Captum takes them, and ours."""
-    grid = Grid(cells=cells)
-    return grid, grid(torch.zeros(1, 3, 8, 8))[:, None].repeat(1, 3, 1, 1)
-
-
-def test_with_all_coalitions_kernel_shap_is_captums_shapley_values(images):
-    model, classes = made(), torch.tensor([1, 3])
-    grid, labels = features(2)
+@pytest.mark.filterwarnings("ignore:You are using ShapleyValues:UserWarning")
+def test_kernel_shap_of_all_coalitions_is_captums_shapley_values(
+    captum, rectifier, images, classes
+):
+    """With every coalition in it, the weighted fit is exact: no draws are left to differ."""
+    model = rectifier()
     expected = captum.ShapleyValues(model).attribute(
-        images, target=classes, feature_mask=labels, baselines=0.5
+        images, target=classes, baselines=0.25, feature_mask=cells(2)
     )
-    method = KernelSHAP(superpixels=grid, fill=lambda x: torch.full_like(x, 0.5))
-    ours = method(ModelScalar(model, logit(classes)), images)
-    torch.testing.assert_close(
-        ours.expand(2, 3, 8, 8), expected.detach().double() / 16, rtol=1e-5, atol=1e-7
+    method = KernelSHAP(superpixels=Grid(cells=2), samples=14, fill=grey)
+    values = method(ModelScalar(model, logit(classes)), images)
+    torch.testing.assert_close(values, spread(expected.detach().double(), 2), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:You are providing multiple inputs for Lime:UserWarning")
+def test_captums_kernel_shap_approaches_the_values_that_ours_has(
+    captum, rectifier, images, classes
+):
+    """Captum draws coalitions with their weights and gives the two ends a weight of a million."""
+    model = rectifier()
+    torch.manual_seed(0)
+    expected = captum.KernelShap(model).attribute(
+        images, target=classes, baselines=0.25, feature_mask=cells(2), n_samples=200
     )
+    method = KernelSHAP(superpixels=Grid(cells=2), samples=14, fill=grey)
+    values = method(ModelScalar(model, logit(classes)), images)
+    error = (values - spread(expected.double(), 2)).norm()
+    assert error < 0.15 * values.norm()
 
 
-@pytest.mark.filterwarnings("ignore:.*You are providing multiple inputs.*")
-@pytest.mark.filterwarnings("ignore:.*sklearn.*")
-def test_kernel_shap_is_captums_when_both_take_our_coalitions(monkeypatch, images):
-    model = made()
-    grid, labels = features(3)
-    method = KernelSHAP(superpixels=grid, samples=60)
-    coalitions, weights = method.coalitions(9)
-    assert (weights == 1).all()
+def test_lime_is_captums_with_our_coalitions_our_kernel_and_a_ridge(captum, rectifier, images):
+    linear = pytest.importorskip("captum._utils.models.linear_model")
+    model, method = rectifier(), LIME(superpixels=Grid(cells=2), samples=40, fill=grey, ridge=0.5)
+    drawn = iter(method.coalitions(4).long())
 
-    def ours_too(self, *_, **__):
-        del self
-        yield torch.ones(1, 9)
-        yield torch.zeros(1, 9)
-        for coalition in coalitions:
-            yield coalition[None].float()
+    def kernel(original, perturbed, coalition, **_):
+        distance = 1 - coalition.double().mean().sqrt()
+        return torch.exp(-((distance / method.width) ** 2))
 
-    monkeypatch.setattr(captum.KernelShap, "kernel_shap_perturb_generator", ours_too)
-    for image, k in zip(images, (1, 3), strict=True):
-        explainer = captum.KernelShap(model)
-        expected = explainer.attribute(
-            image[None], target=k, feature_mask=labels, n_samples=len(coalitions) + 2
-        )
-        ours = method(ModelScalar(model, logit(k)), image[None])
-        area = labels[0, 0].flatten().bincount()[labels[0, 0]]
-        # Captum asks for the sum by two heavy weights instead of a constraint.
-        torch.testing.assert_close(
-            (ours * area).expand(1, 3, 8, 8), expected.detach().double(), rtol=1e-3, atol=1e-4
-        )
-
-
-@pytest.mark.filterwarnings("ignore:.*sklearn.*")
-def test_lime_is_captums_when_both_take_our_coalitions_kernel_and_ridge(images):
-    from captum._utils.models.linear_model import SkLearnRidge
-
-    model = made()
-    grid, labels = features(3)
-    method = LIME(superpixels=grid, samples=40, width=0.4, ridge=0.7)
-    coalitions = method.coalitions(9)
-
-    def drawn(*_, **__):
-        for coalition in coalitions:
-            yield coalition[None].float()
-
-    def near(original, perturbed, coalition, **_):
-        del original, perturbed
-        return torch.exp(-(((1 - coalition.double().mean().sqrt()) / 0.4) ** 2))
-
-    explainer = captum.Lime(
-        model, interpretable_model=SkLearnRidge(alpha=0.7), similarity_func=near, perturb_func=drawn
+    lime = captum.Lime(
+        model,
+        interpretable_model=linear.SkLearnRidge(alpha=method.ridge),
+        similarity_func=kernel,
+        perturb_func=lambda original, **_: next(drawn)[None],
     )
-    expected = explainer.attribute(
-        images[:1], target=1, feature_mask=labels, n_samples=len(coalitions)
+    expected = lime.attribute(
+        images[:1], target=2, baselines=0.25, feature_mask=cells(2), n_samples=40
     )
-    ours = method(ModelScalar(model, logit(1)), images[:1])
-    area = labels[0, 0].flatten().bincount()[labels[0, 0]]
-    torch.testing.assert_close(
-        (ours * area).expand(1, 3, 8, 8), expected.detach().double(), rtol=1e-4, atol=1e-6
-    )
+    values = method(ModelScalar(model, logit(2)), images[:1])
+    # Captum's regression is in single precision.
+    torch.testing.assert_close(values, spread(expected.double(), 2), rtol=1e-4, atol=1e-6)

@@ -298,6 +298,8 @@ class CaptumExplainer:
             )
             raise SettingError(msg)
         check_modules(explainer, model)
+        if isinstance(model, nn.Module) and "LRP" in kinds_of(explainer):
+            own_weights(model)
         return explainer
 
 
@@ -375,6 +377,20 @@ def handed(model: Any) -> Any:  # noqa: ANN401 - a model may be any callable
     return twin(model) if isinstance(model, nn.Module) else model
 
 
+def own_weights(model: nn.Module) -> None:
+    """Give a copy of a structure weights of its own: Captum's LRP writes on them for a while."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            new = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+            setattr(module, name, made.setdefault(id(weight), new))
+
+
+def kinds_of(explainer: Any) -> set[str]:  # noqa: ANN401 - an object of Captum's
+    """Return the names of an explainer's class and of all that it inherits from."""
+    return {kind.__name__ for kind in type(explainer).__mro__}
+
+
 def check_same(forward: Any, question: Question, what: str) -> None:  # noqa: ANN401 - any callable
     """Refuse an explainer whose own model computes another value than is explained."""
     if isinstance(forward, nn.Module):
@@ -401,8 +417,8 @@ def check_modules(explainer: Any, model: Any) -> None:  # noqa: ANN401 - an obje
     if inner is not None:
         check_modules(inner, model)
     layer = getattr(explainer, "layer", None)
-    kinds = {kind.__name__ for kind in type(explainer).__mro__}
-    if isinstance(model, Network) and (layer is not None or kinds & set(OF_MODULES)):
+    hooked = layer is not None or bool(kinds_of(explainer) & set(OF_MODULES))
+    if isinstance(model, Network) and hooked:
         raise SettingError(needs_modules(name_of(explainer)))
     wanted = layer if isinstance(layer, (list, tuple)) else [layer]
     if isinstance(model, nn.Module):
