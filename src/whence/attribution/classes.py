@@ -1,6 +1,6 @@
 r"""Why this class and not the others: attributions of classes weighed against each other."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final, get_args
 
 import torch
@@ -101,12 +101,8 @@ class ClassContrast:
             weights = weights_of(logits, classes_of(f, logits), self.foils)
             explained = f.target(logits)
         inner = accounted(self.method, ModelScalar(f.model, Mixture(weights)), images)
-        return Account(
-            values=inner.values,
-            passes=inner.passes + FORWARD,
-            explained=explained,
-            reference=inner.reference,
-        )
+        # What biases took is a part of the mixture, not of the logit that is reported.
+        return replace(inner, passes=inner.passes + FORWARD, explained=explained, absorbed=None)
 
 
 def logits_in_parts(f: ModelScalar, images: Images, batch_size: int | None) -> Logits:
