@@ -1,5 +1,6 @@
 """What a method did: its values, what they cost, and what they should add up to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
@@ -7,10 +8,31 @@ from torch import Tensor
 
 from whence.core import Attributions, Images, ScalarFn, Scalars
 
-__all__ = ["FORWARD", "Account", "Accountable"]
+__all__ = ["FORWARD", "Account", "Accountable", "Loss"]
 
 FORWARD = 0.5
 """The cost in passes of a forward alone: going back to the input takes about as long again."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What an operation kept of what was to be shared out.
+
+    Args:
+        operation: The operation, ``conv2d``.
+        path: The module that called it, ``layer1.0.conv1``.
+        share: How much it kept, in parts of the whole; negative if it added.
+    """
+
+    operation: str
+    path: str
+    share: float
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        where = f"{self.operation} in {self.path}" if self.path else f"{self.operation}"
+        return f"{where} {'kept' if self.share > 0 else 'added'} {100 * abs(self.share):.1f} %"
 
 
 @final
@@ -28,6 +50,8 @@ class Account:
         absorbed: What biases took of it, for methods that share ``reference`` out layer by layer;
             ``(b,)``.
         found: Whether what was searched for was found, for methods that search; ``(b,)``.
+        taken: What biases took, operation by operation: name, module path and ``(b,)``.
+        trace: Returns what every operation kept of one image, given its row; one pass.
     """
 
     values: Attributions
@@ -36,6 +60,8 @@ class Account:
     reference: Scalars | None = None
     absorbed: Scalars | None = None
     found: Tensor | None = None
+    taken: tuple[tuple[str, str, Tensor], ...] = ()
+    trace: Callable[[int], tuple[Loss, ...]] | None = None
 
 
 @runtime_checkable

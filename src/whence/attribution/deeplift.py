@@ -7,9 +7,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from whence.attribution.account import FORWARD, Account
+from whence.attribution.account import FORWARD, Account, Loss
 from whence.attribution.batching import Pace, check_batch_size
-from whence.attribution.gradient import check_values, owned, recording
+from whence.attribution.gradient import check_values, observing, owned, recording
 from whence.attribution.graphs import graph_of, remade
 from whence.attribution.relevance import differences, weights, winners
 from whence.attribution.relevance.assembly import (
@@ -22,7 +22,17 @@ from whence.attribution.relevance.assembly import (
 )
 from whence.attribution.relevance.differences import TAPE, Tape
 from whence.attribution.relevance.signs import frozen
-from whence.core import Attributions, Baseline, Images, ScalarFn, Target, Zero, check_logits
+from whence.attribution.relevance.trace import Trace, not_finite, traced
+from whence.core import (
+    Attributions,
+    Baseline,
+    Images,
+    ModelScalar,
+    ScalarFn,
+    Target,
+    Zero,
+    check_logits,
+)
 from whence.errors import ShapeError
 from whence.network import Network, Place, Rule, everywhere, places
 
@@ -144,7 +154,43 @@ class DeepLift:
                 target = scalar.at(rows).target
                 parts.append(compared(other, target, images[first:last], start[first:last]))
         shares, values, reference = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Account(values=shares, passes=1.0 + FORWARD, explained=values, reference=reference)
+
+        def trace(row: int) -> tuple[Loss, ...]:
+            return searched(other, scalar, images, start, row)[0]
+
+        if values.isfinite().all() and images.isfinite().all() and not shares.isfinite().all():
+            bad = int((~shares.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+            raise not_finite(images, shares, searched(other, scalar, images, start, bad)[1])
+        return Account(
+            values=shares,
+            passes=1.0 + FORWARD,
+            explained=values,
+            reference=reference,
+            trace=trace,
+        )
+
+
+def searched(
+    network: Network, scalar: ModelScalar, images: Images, start: Images, row: int
+) -> tuple[tuple[Loss, ...], str | None]:
+    """Return what each operation keeps of an image's difference, and where it is not finite."""
+    target = scalar.at(torch.tensor([row], device=images.device)).target
+
+    def seed(logits: Tensor) -> Tensor:
+        leaf = logits.detach().requires_grad_()
+        return torch.autograd.grad(target(leaf).sum(), leaf)[0]
+
+    tape = Tape()
+    token = TAPE.set(tape)
+    try:
+        with observing():
+            base = Trace(network.module)
+            base.run(start[row : row + 1].detach().clone())
+        tape.replaying = True
+        with recording():
+            return traced(network, images[row : row + 1], seed, base=base.values)
+    finally:
+        TAPE.reset(token)
 
 
 def compared(

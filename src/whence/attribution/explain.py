@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from whence.attribution.account import FORWARD
+from whence.attribution.account import FORWARD, Account, Loss
 from whence.attribution.batching import Pace
 from whence.attribution.gradient import accounted, evaluate
 from whence.attribution.path import relative_gap
@@ -26,6 +26,12 @@ from whence.network import Network
 
 __all__ = ["Attribution", "attribute"]
 
+TOLERANCE = 0.01
+"""The relative gap above which a result says which operations are to blame."""
+
+SHOWN = 5
+"""How many of them, those with the largest share."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +50,10 @@ class Attribution:
             layer, ``(b,)``; None for the others.
         found: Whether a method that searches found what it searched for, ``(b,)``; None for the
             others.
+        losses: The operations that kept most of what was to be shared out, or added to it, where
+            the gap of an image is above one per cent, for methods that work operation by
+            operation; of the image ``worst``.
+        worst: The image with the largest gap, if that is above one per cent.
     """
 
     values: Attributions
@@ -54,6 +64,17 @@ class Attribution:
     method: Method
     absorbed: Scalars | None = None
     found: Tensor | None = None
+    losses: tuple[Loss, ...] = ()
+    worst: int | None = None
+
+    @property
+    def warning(self) -> str:
+        """What to know of the largest gap, in words; empty if no image's is above one per cent."""
+        if self.worst is None or self.gap is None:
+            return ""
+        text = f"the values miss their sum by {100 * float(self.gap[self.worst]):.1f} %"
+        named = [str(loss) for loss in self.losses if abs(loss.share) > TOLERANCE / SHOWN]
+        return f"image {self.worst}: {text}" + (f": {'; '.join(named)}" if named else "")
 
     @property
     def conservation(self) -> Scalars | None:
@@ -112,6 +133,9 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
     if not (values.isfinite().all() and explained.isfinite().all()):
         raise NumericsError(origin(f, images, explained, values))
     gap = None if account.reference is None else relative_gap(values, account.reference)
+    worst = None if gap is None else largest_gap(gap)
+    losses, spent = ((), 0.0) if worst is None else losses_of(account, worst)
+    cost += spent
     return Attribution(
         values=values,
         explained=explained,
@@ -121,7 +145,36 @@ def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
         method=method,
         absorbed=account.absorbed,
         found=account.found,
+        losses=losses,
+        worst=worst,
     )
+
+
+def largest_gap(gap: Scalars) -> int | None:
+    """Return the image with the largest gap, if that is above the tolerance."""
+    row = int(gap.argmax())
+    return row if float(gap[row]) > TOLERANCE else None
+
+
+def losses_of(account: Account, row: int) -> tuple[tuple[Loss, ...], float]:
+    """Return the operations that kept most of an image's relevance, and passes per image.
+
+    If the biases' ledger explains the gap it costs nothing; otherwise one image is traced.
+    """
+    if account.reference is None:
+        return (), 0.0
+    whole = float(account.reference[row])
+    taken = 0.0 if account.absorbed is None else float(account.absorbed[row])
+    total = float(account.values[row].sum(dtype=torch.float64))
+    if whole and account.taken and abs(whole - total - taken) <= TOLERANCE * abs(whole):
+        losses = [
+            Loss(operation=name, path=path, share=float(rows[row]) / whole)
+            for name, path, rows in account.taken
+        ]
+        return tuple(sorted(losses, key=lambda loss: -abs(loss.share))[:SHOWN]), 0.0
+    if account.trace is None:
+        return (), 0.0
+    return account.trace(row)[:SHOWN], 1 / len(account.values)
 
 
 def origin(f: ScalarFn, images: Images, explained: Scalars, values: Tensor) -> str:

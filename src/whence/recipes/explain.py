@@ -79,6 +79,8 @@ class Explanation:
         pictures: The images as ``(h, w, 3)`` bytes, for display.
         model: The model's name, fingerprint, classes and preprocessing.
         run: How the explanation was made.
+        warning: Which image's values miss their sum most, by how much, and which operations kept
+            the rest; empty if none misses it by more than one per cent.
     """
 
     values: Tensor
@@ -94,6 +96,7 @@ class Explanation:
     model: ModelCard
     run: RunCard
     found: Tensor | None = None
+    warning: str = ""
 
     @property
     def conservation(self) -> Tensor:
@@ -257,6 +260,7 @@ def explain(  # noqa: PLR0913 - one keyword per question, with the same name eve
         total=found.total,
         gap=found.gap,
         found=found.found,
+        warning=found.warning.replace(f"image {found.worst}", called[found.worst or 0], 1),
         predictions=predictions,
         confidences=confidences,
         cost=found.cost,
@@ -392,11 +396,17 @@ def in_chunks(
         return parts[0]
     gaps = [part.gap for part in parts if part.gap is not None]
     found = [part.found for part in parts if part.found is not None]
+    absorbed = [part.absorbed for part in parts if part.absorbed is not None]
+    gap = torch.cat(gaps) if len(gaps) == len(parts) else None
+    worst = None if gap is None or all(p.worst is None for p in parts) else int(gap.argmax())
     return Attribution(
         values=torch.cat([part.values for part in parts]),
         explained=torch.cat([part.explained for part in parts]),
         total=torch.cat([part.total for part in parts]),
-        gap=torch.cat(gaps) if len(gaps) == len(parts) else None,
+        gap=gap,
+        absorbed=torch.cat(absorbed) if len(absorbed) == len(parts) else None,
+        losses=() if worst is None else parts[worst // CHUNK].losses,
+        worst=worst,
         found=torch.cat(found) if len(found) == len(parts) else None,
         cost=sum(part.cost * len(part.total) for part in parts) / len(images),
         method=method,

@@ -6,7 +6,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from whence.attribution.account import Account
+from whence.attribution.account import Account, Loss
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.gradient import check_values, owned, recording
 from whence.attribution.graphs import graph_of, remade
@@ -18,7 +18,8 @@ from whence.attribution.relevance.composites import (
     composite_named,
 )
 from whence.attribution.relevance.layers import LEDGER, Ledger, unzero
-from whence.core import Attributions, Images, ScalarFn, Target, check_logits
+from whence.attribution.relevance.trace import not_finite, traced
+from whence.core import Attributions, Images, ModelScalar, ScalarFn, Target, check_logits
 from whence.errors import SettingError
 from whence.network import Network
 
@@ -130,29 +131,64 @@ class LRP:
         """Return the relevance with its cost, what was shared out, and what biases took."""
         network, scalar = graph_of(f, "LRP")
         network.check(images)
-        parts = []
+        parts, ledgers = [], []
         with recording():
             images = owned(images)
             other = self.prepared(network)
             pace = Pace(f=f, images=images, batch_size=self.batch_size)
             for start, stop in pace.spans(len(images)):
                 rows = torch.arange(start, stop, device=images.device)
-                parts.append(shared_out(other, scalar.at(rows).target, images[start:stop]))
-        relevance, values, reference, absorbed = (torch.cat(p) for p in zip(*parts, strict=True))
+                ledger: Ledger = []
+                target = scalar.at(rows).target
+                parts.append(shared_out(other, target, images[start:stop], ledger))
+                ledgers.append(ledger)
+        relevance, values, reference = (torch.cat(p) for p in zip(*parts, strict=True))
+        taken = by_operation(ledgers)
+        absorbed = sum((rows for _, _, rows in taken), torch.zeros_like(values))
+
+        def trace(row: int) -> tuple[Loss, ...]:
+            return searched(other, scalar, images, row)[0]
+
+        if values.isfinite().all() and images.isfinite().all() and not relevance.isfinite().all():
+            bad = int((~relevance.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+            raise not_finite(images, relevance, searched(other, scalar, images, bad)[1])
         return Account(
             values=relevance,
             passes=remade(network, ("passes", replace(self, batch_size=None)), self.passes),
             explained=values,
             reference=reference,
             absorbed=absorbed,
+            taken=taken,
+            trace=trace,
         )
 
 
+def by_operation(ledgers: list[Ledger]) -> tuple[tuple[str, str, Tensor], ...]:
+    """Return what biases took at each operation of all images, from one ledger per batch."""
+    return tuple(
+        (entries[0][0].name, entries[0][0].path, torch.cat([rows for _, rows in entries]))
+        for entries in zip(*ledgers, strict=True)
+    )
+
+
+def searched(
+    network: Network, scalar: ModelScalar, images: Images, row: int
+) -> tuple[tuple[Loss, ...], str | None]:
+    """Return what each operation keeps of an image's relevance, and where it is not finite."""
+    target = scalar.at(torch.tensor([row], device=images.device)).target
+
+    def seed(logits: Tensor) -> Tensor:
+        leaf = logits.detach().requires_grad_()
+        return torch.autograd.grad(target(leaf).sum(), leaf)[0]
+
+    with recording():
+        return traced(network, images[row : row + 1], seed)
+
+
 def shared_out(
-    network: Network, target: Target, images: Images
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return relevance, explained values, what was shared out, and what biases took."""
-    ledger: Ledger = []
+    network: Network, target: Target, images: Images, ledger: Ledger
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return relevance, explained values and what was shared out; note what biases took."""
     displacement = torch.zeros_like(images, requires_grad=True)
     token = LEDGER.set(ledger)
     try:
@@ -164,13 +200,5 @@ def shared_out(
     ones = torch.ones_like(values)
     (seed,) = torch.autograd.grad(values, logits, ones, retain_graph=True)
     (multiplier,) = torch.autograd.grad(logits, displacement, seed)
-    logits = logits.detach()
-    taken = torch.zeros_like(values.detach())
-    for _, rows in ledger:
-        taken = taken + rows
-    return (
-        unzero(images) * multiplier,
-        values.detach(),
-        (logits * seed).sum(dim=1),
-        taken,
-    )
+    reference = (logits.detach() * seed).sum(dim=1)
+    return unzero(images).mul_(multiplier), values.detach(), reference

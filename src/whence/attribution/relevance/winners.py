@@ -106,8 +106,8 @@ def where(
         results = torch.where(condition, first, second)
         if found is None:
             return results
-        before = torch.where(*found)
-        changes = [(a.detach() - b) for a, b in zip((first, second), found[1:], strict=True)]
+        before = torch.where(found[0], found[1], found[2])
+        changes = [first.detach() - found[1], second.detach() - found[2]]
         total = changes[0] + changes[1]
         shared = torch.where(total == 0, 0, (results - before) / total)
         same = condition == found[0]
