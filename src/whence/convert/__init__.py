@@ -1,28 +1,57 @@
 """A model becomes an X-DNN, with a report of what changed."""
 
-from whence.convert.model import Conversion, converted, x_dnn
-from whence.convert.report import ConversionReport, Refusal
+from whence.convert.change import Change, Route, Wrapping
+from whence.convert.coordinate import HomogeneousCoordinate, bias_mass, with_coordinate
+from whence.convert.cures import (
+    ClampGuards,
+    ScaleOnlyNorms,
+    SizedConstants,
+    UnitAttention,
+    UnitGates,
+)
+from whence.convert.model import ROUTES, Conversion, converted, x_dnn
+from whence.convert.report import ConversionReport, DivergenceWarning, Refusal
 from whence.convert.routes import (
-    ROUTES,
-    Change,
     ChannelScale,
     ReplaceActivations,
-    Route,
     ScaleOnlyBatchNorms,
     StripBiases,
+    UncentredBatchNorm,
+    UncentredBatchNorms,
 )
+from whence.convert.scales import LayerScale
+from whence.convert.surgery import GraphRoute, Surgery
+from whence.convert.wrapper import NormWrapper, Wrapped, energy_share
 
 __all__ = [
     "ROUTES",
     "Change",
     "ChannelScale",
+    "ClampGuards",
     "Conversion",
     "ConversionReport",
+    "DivergenceWarning",
+    "GraphRoute",
+    "HomogeneousCoordinate",
+    "LayerScale",
+    "NormWrapper",
     "Refusal",
     "ReplaceActivations",
     "Route",
     "ScaleOnlyBatchNorms",
+    "ScaleOnlyNorms",
+    "SizedConstants",
     "StripBiases",
+    "Surgery",
+    "UncentredBatchNorm",
+    "UncentredBatchNorms",
+    "UnitAttention",
+    "UnitGates",
+    "Wrapped",
+    "Wrapping",
+    "bias_mass",
     "converted",
+    "energy_share",
+    "with_coordinate",
     "x_dnn",
 ]

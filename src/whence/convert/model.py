@@ -1,32 +1,73 @@
 """A model becomes an X-DNN: a copy of it is changed, read, and tested."""
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import nn
 
-from whence.convert.report import TOLERANCE, ConversionReport, refusals_in, scale_errors
-from whence.convert.routes import ROUTES, Route
-from whence.core import Images
+from whence.convert.change import Change, Route, Wrapping
+from whence.convert.cures import (
+    ClampGuards,
+    ScaleOnlyNorms,
+    SizedConstants,
+    UnitAttention,
+    UnitGates,
+)
+from whence.convert.report import ConversionReport, DivergenceWarning, refusals_in
+from whence.convert.routes import ReplaceActivations, ScaleOnlyBatchNorms, StripBiases
+from whence.convert.scales import layer_scales
+from whence.convert.surgery import GraphRoute, opened
+from whence.convert.wrapper import NormWrapper, Wrapped, energy_share
+from whence.core import Images, Logit, logits_of
 from whence.errors import UnsupportedOperation
 from whence.network import Network
 
-__all__ = ["Conversion", "converted", "x_dnn"]
+__all__ = ["ROUTES", "Conversion", "converted", "x_dnn"]
+
+ROUTES: tuple[Route, ...] = (
+    StripBiases(),
+    ScaleOnlyBatchNorms(),
+    ReplaceActivations(),
+    ClampGuards(),
+    UnitAttention(),
+    UnitGates(),
+    ScaleOnlyNorms(),
+    SizedConstants(),
+)
+"""Everything that can be exchanged operation by operation, in the order in which it is done."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conversion:
-    """A changed copy of a model, and the report of what changed."""
+    """A changed copy of a model, and the report of what changed.
+
+    Unpacks as ``model, report``.
+
+    Args:
+        model: The copy, in eval mode: of the model's own class if exchanging its modules was
+            enough, else the module of its changed graph. Weights keep their names.
+        report: What changed, and what came of it.
+        network: The copy, read.
+    """
 
     model: nn.Module
     report: ConversionReport
+    network: Network
+
+    def __iter__(self) -> Iterator[nn.Module | ConversionReport]:
+        """Yield the model and the report."""
+        yield self.model
+        yield self.report
 
 
-def x_dnn(model: nn.Module, images: Images, *, routes: Sequence[Route] = ROUTES) -> Conversion:
+def x_dnn(
+    model: nn.Module, images: Images, *, routes: Sequence[Route | Wrapping] = ROUTES
+) -> Conversion:
     """Return a copy of the model that is an X-DNN: ``f(kx) == k f(x)`` for all ``k >= 0``.
 
     On an X-DNN input times gradient is integrated gradients from zero, exactly, in one pass. The
@@ -34,7 +75,8 @@ def x_dnn(model: nn.Module, images: Images, *, routes: Sequence[Route] = ROUTES)
 
     Args:
         model: A classifier in eval mode.
-        images: Some images ``(b, c, h, w)`` in the model's units; zero is the baseline.
+        images: Some images ``(b, c, h, w)`` in the model's units; zero is the baseline. New
+            scales are set such that activations on them keep their size, so give real ones.
         routes: What to change, in this order.
 
     Raises:
@@ -52,29 +94,69 @@ def x_dnn(model: nn.Module, images: Images, *, routes: Sequence[Route] = ROUTES)
     return made
 
 
-def converted(model: nn.Module, images: Images, *, routes: Sequence[Route] = ROUTES) -> Conversion:
+def converted(
+    model: nn.Module, images: Images, *, routes: Sequence[Route | Wrapping] = ROUTES
+) -> Conversion:
     """Return a changed copy of the model with its report, whether it is an X-DNN or not.
+
+    Warns with :class:`DivergenceWarning` if activations explode or vanish.
 
     Args:
         model: A classifier in eval mode.
-        images: Some images ``(b, c, h, w)`` in the model's units, for the test.
+        images: Some images ``(b, c, h, w)`` in the model's units, for calibration and test.
         routes: What to change, in this order.
     """
     before = Network.read(model, images)
     made = copy.deepcopy(model)
-    changes = tuple(change for route in routes for change in route(made))
-    network = Network.read(made, images)
-    verdict = network.homogeneity()
-    errors, at_zero = scale_errors(network, images)
+    by_part = [route for route in routes if isinstance(route, Route)]
+    changes = [change for route in by_part for change in route(made)]
+    made, more = operated(made, images, by_part)
+    changes += more
+    seen = images
+    shares = None
+    for wrapping in (route for route in routes if isinstance(route, Wrapping)):
+        inner = made
+        made, change = wrapping.wrapped(made, seen)
+        changes.append(change)
+        if isinstance(wrapping, NormWrapper) and isinstance(made, Wrapped):
+            shares = energy_of(inner, made, seen)
+        seen = wrapping.images(seen)
+    network = Network.read(made, seen)
     with torch.no_grad():
-        kept = (before(images).argmax(dim=1) == network(images).argmax(dim=1)).double().mean()
+        kept = (before(images).argmax(dim=1) == network(seen).argmax(dim=1)).double().mean()
+    verdict = network.homogeneity(seen)
     report = ConversionReport(
-        changes=changes,
+        changes=tuple(changes),
         homogeneity=verdict,
         refusals=refusals_in(verdict),
-        scale_errors=errors,
-        at_zero=at_zero,
-        tolerance=TOLERANCE.get(images.dtype, 1e-2),
+        scales=layer_scales(before, network, images, seen),
         kept=float(kept),
+        energy_share=shares,
     )
-    return Conversion(model=made, report=report)
+    if report.diverging:
+        warnings.warn(report.divergence, DivergenceWarning, stacklevel=2)
+    return Conversion(model=made, report=report, network=network)
+
+
+def operated(
+    model: nn.Module, images: Images, routes: Sequence[Route]
+) -> tuple[nn.Module, list[Change]]:
+    """Change the graph of a model, where something still breaks homogeneity; else return it."""
+    chosen = [route for route in routes if isinstance(route, GraphRoute)]
+    network = Network.read(model, images)
+    if not chosen:
+        return model, []
+    surgery = opened(network)
+    for route in chosen:
+        route.on_graph(surgery)
+    if not surgery.changes:
+        return model, []
+    return surgery.closed(images), surgery.changes
+
+
+def energy_of(inner: nn.Module, outer: Wrapped, images: Images) -> float:
+    """Return the mean share of a wrapped model's attributions that is mere pixel energy."""
+    with torch.no_grad():
+        classes = logits_of(outer(images)).argmax(dim=1)
+    shares = energy_share(inner, images, Logit(classes), radius=float(outer.radius))
+    return float(shares.mean())

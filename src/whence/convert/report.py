@@ -1,23 +1,21 @@
 r"""Report: what a conversion changed, and whether the outcome is an X-DNN."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from torch import Tensor
-
-from whence.convert.routes import Change
+from whence.convert.change import Change
+from whence.convert.scales import LayerScale, diverging
 from whence.network import Homogeneity, OperationDegree
 
-__all__ = ["ConversionReport", "Refusal", "refusals_in", "scale_errors"]
-
-FACTORS = (0.3, 2.0, 50.0)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""Largest relative error that rounding explains; measured 6e-15 and 2e-6 on deep networks."""
+__all__ = ["ConversionReport", "DivergenceWarning", "Refusal", "refusals_in"]
 
 LIST = 12
 """Lines of a list that are shown."""
+
+
+@final
+class DivergenceWarning(UserWarning):
+    """Activations of a converted network explode or vanish."""
 
 
 @final
@@ -45,28 +43,43 @@ class ConversionReport:
 
     Args:
         changes: Every change, in order.
-        homogeneity: The verdict over the graph: the proof, or all offenders.
+        homogeneity: The verdict over the graph: the proof, or all offenders, and the tests.
         refusals: The offenders, each with an answer.
-        scale_errors: For each factor ``k`` the largest :math:`|f(kx) - k f(x)|` relative to the
-            largest :math:`|k f(x)|`; NaN if the network's output is zero for all images.
-        at_zero: The largest :math:`|f(0)|`.
-        tolerance: The largest scale error that rounding explains.
+        scales: How large each layer's output is before and after.
         kept: Share of the images whose predicted class did not change.
+        energy_share: The mean share of the attribution that is mere pixel energy, for a wrapped
+            network; it explains nothing.
     """
 
     changes: tuple[Change, ...]
     homogeneity: Homogeneity
     refusals: tuple[Refusal, ...]
-    scale_errors: Mapping[float, float]
-    at_zero: float
-    tolerance: float
+    scales: tuple[LayerScale, ...]
     kept: float
+    energy_share: float | None = None
 
     @property
     def holds(self) -> bool:
         """Whether the outcome is an X-DNN, by proof and by test."""
-        scales = all(error <= self.tolerance for error in self.scale_errors.values())
-        return self.homogeneity.holds and scales and self.at_zero == 0
+        return self.homogeneity.holds
+
+    @property
+    def diverging(self) -> tuple[LayerScale, ...]:
+        """The layers whose activations explode or vanish."""
+        return diverging(self.scales)
+
+    @property
+    def divergence(self) -> str:
+        """What the divergence warning says."""
+        lines = listed(
+            [f"{s.path}: {s.before:.3g} -> {s.after:.3g}, x {s.ratio:.2g}" for s in self.diverging]
+        )
+        return (
+            "Activations explode or vanish in the converted network; the size of each layer's "
+            "output (root mean square) before and after:\n" + "\n".join(lines) + "\nFine-tune "
+            "with a small learning rate and clipped gradients, keep a norm (UncentredBatchNorms), "
+            "or train from scratch."
+        )
 
     def __str__(self) -> str:
         """Return the report as text."""
@@ -75,15 +88,22 @@ class ConversionReport:
             f"{len(self.changes)} changes, {removed} numbers removed; {self.kept:.0%} of the "
             f"images keep their predicted class."
         )
-        advice = f"{summary} Fine-tune before use." if self.changes else summary
-        verdict = "An X-DNN: nonnegatively homogeneous of degree 1."
-        lines = [verdict if self.holds else "Not an X-DNN.", advice]
-        lines += listed([f"{c.path}: {c.what}" for c in self.changes])
+        advice = f"{summary} Fine-tune before use." if self.changes and self.kept < 1 else summary
+        lines = [self.homogeneity.verdict, advice]
+        lines += listed([f"{c.path or 'forward'}: {c.what}" for c in self.changes])
+        if self.energy_share is not None:
+            lines.append(
+                f"{self.energy_share:.0%} of the attribution is mere pixel energy, which explains "
+                f"nothing: what the network's biases and norms account for."
+            )
         if self.refusals:
             lines.append(f"{len(self.refusals)} operations still break homogeneity:")
             lines += listed([written(r) for r in self.refusals])
-        errors = ", ".join(f"{k:g}: {error:.1e}" for k, error in self.scale_errors.items())
-        lines.append(f"Scale errors by factor: {errors}; largest |f(0)|: {self.at_zero:.1e}.")
+        if self.homogeneity.certificate is not None:
+            tested = self.homogeneity.certificate
+            lines += [f"Measured on {tested.images} images:", str(tested)]
+        if self.diverging:
+            lines.append(self.divergence)
         return "\n".join(lines)
 
 
@@ -99,43 +119,47 @@ def written(refusal: Refusal) -> str:
     return f"{where} ({refusal.operation}): {refusal.reason} {refusal.answer}"
 
 
-ANSWERS = {
+ROUTE_OF = {
     **dict.fromkeys(
-        ("gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "softplus", "tanh"),
-        "Replace it with an nn.ReLU module; it is called as a function (or is of a class of its "
-        "own), and only modules of torch can be exchanged.",
+        ("conv1d", "conv2d", "conv_transpose2d", "linear", "addmm", "baddbmm", "addcmul"),
+        "a layer without a bias (StripBiases)",
     ),
+    "batch_norm": "a scale per channel (ScaleOnlyBatchNorms)",
     **dict.fromkeys(
-        ("relu6", "hardtanh", "clamp", "clamp_max"),
-        "Replace it with an nn.ReLU module; it is called as a function, and only modules can be "
-        "exchanged.",
+        ("gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "softplus", "tanh", "relu6"),
+        "ReLU (ReplaceActivations)",
     ),
     **dict.fromkeys(
         ("layer_norm", "group_norm", "instance_norm", "rms_norm"),
-        "Never, because what divides by the size of its input forgets the image's scale; train "
-        "the network anew with a learned scale in its place.",
+        "a scale that does not look at sizes (ScaleOnlyNorms)",
     ),
+    **dict.fromkeys(("sigmoid", "hardsigmoid"), "a gate on values of a fixed size (UnitGates)"),
+    "scaled_dot_product_attention": "queries and keys of unit length (UnitAttention)",
+    **dict.fromkeys(("hardtanh", "clamp", "clamp_min", "clamp_max"), "nn.ReLU, which has no cap"),
     **dict.fromkeys(
-        ("sigmoid", "hardsigmoid"),
-        "Not yet: gates on an input of unit length would scale.",
+        ("add", "sub", "rsub", "cat", "stack"),
+        "constants that take the size of what they are added to (SizedConstants)",
     ),
-    **dict.fromkeys(
-        ("scaled_dot_product_attention", "softmax"),
-        "Not yet: attention with queries and keys of unit length would scale.",
-    ),
-    **dict.fromkeys(
-        ("conv1d", "conv2d", "conv_transpose2d", "linear", "addmm", "baddbmm"),
-        "Replace it with a layer without a bias; here the bias is no part of an nn.Linear or "
-        "convolution, or its route was not taken.",
-    ),
-    "batch_norm": "Replace it with ChannelScale; its route was not taken, or it has no running "
-    "statistics.",
-    **dict.fromkeys(
-        ("add", "sub", "cat", "stack"),
-        "Not yet: constants (tokens, positions, offsets) could be fed from an extra input.",
-    ),
+    **dict.fromkeys(("pad", "constant_pad_nd", "masked_fill"), "zeros"),
 }
-"""What can be done about an operation that breaks homogeneity."""
+"""What to replace an operation with, and the route that does it."""
+
+NEVER = {
+    **dict.fromkeys(
+        ("gt", "ge", "lt", "le", "eq", "ne", "where"),
+        "because a fixed threshold or a fixed value decides at one brightness only",
+    ),
+    "div": "because rounding has steps of one size",
+    **dict.fromkeys(
+        ("exp", "log", "log_softmax", "cos", "sin"),
+        "because it has no degree on inputs that scale; return logits, or give it values of "
+        "unit length",
+    ),
+    "softmax": "because probabilities add up to 1 at every brightness: return the logits (or, for "
+    "an attention that is spelled out, queries times keys in one matmul)",
+    "pow": "because the exponent is not a fixed number",
+}
+"""Why an operation can never be part of an X-DNN."""
 
 
 def refusals_in(verdict: Homogeneity) -> tuple[Refusal, ...]:
@@ -144,22 +168,15 @@ def refusals_in(verdict: Homogeneity) -> tuple[Refusal, ...]:
 
 
 def refusal(row: OperationDegree) -> Refusal:
-    """Return one offender with its answer."""
+    """Return one offender with its answer: replace it with, never because, or not yet."""
     offence = row.offence
-    return Refusal(
-        path=row.path,
-        operation=row.operation,
-        reason=offence.reason if offence else "",
-        answer=ANSWERS.get(row.operation, f"Not yet: {offence.cure if offence else ''}"),
-    )
-
-
-@torch.no_grad()
-def scale_errors(f: Callable[[Tensor], Tensor], images: Tensor) -> tuple[dict[float, float], float]:
-    """Return the scale error of each factor, and the largest ``|f(0)|``."""
-    values = f(images)
-    errors: dict[float, float] = {}
-    for factor in FACTORS:
-        wrong = (f(factor * images) - factor * values).abs().max()
-        errors[factor] = float(wrong / (factor * values).abs().max())
-    return errors, float(f(torch.zeros_like(images)).abs().max())
+    reason = offence.reason if offence else ""
+    if reason.startswith("It joins"):
+        answer = f"Not yet: {offence.cure if offence else ''}"
+    elif row.operation in ROUTE_OF:
+        answer = f"Replace it with {ROUTE_OF[row.operation]}."
+    elif row.operation in NEVER:
+        answer = f"Never, {NEVER[row.operation]}."
+    else:
+        answer = f"Not yet: {offence.cure if offence else ''}"
+    return Refusal(path=row.path, operation=row.operation, reason=reason, answer=answer)
