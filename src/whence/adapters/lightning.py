@@ -77,16 +77,10 @@ def train(
     places = folder / CHECKPOINTS
     told = Told(watch=watch, progress=progress, settings=settings)
     with quiet(), torch.random.fork_rng(devices=cuda_devices(settings)):
-        keep = lightning.callbacks.ModelCheckpoint(
-            dirpath=places,
-            filename=BEST.removesuffix(".ckpt"),
-            monitor="validation_accuracy",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        trainer = trainer_of(lightning, settings, folder, [callback(lightning, told), keep])
+        # The last comes after the best, whose state it holds.
+        keep = kept(lightning, places, BEST, "validation_accuracy")
+        callbacks = [callback(lightning, told), keep, kept(lightning, places, LAST, None)]
+        trainer = trainer_of(lightning, settings, folder, callbacks)
         task = task_of(lightning, module, loss, settings, told)
         module.train()
         loaders = (
@@ -95,15 +89,22 @@ def train(
         )
         last = places / LAST
         resumed = str(last) if last.is_file() else None
-        with interruptible(trainer):
-            trainer.fit(task, *loaders, ckpt_path=resumed, weights_only=True)
-        if resumed is not None and not told.rows:
-            told.rows = rows_in(last)
-        best = keep.best_model_path or str(last)
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        told.rows = rows_in(last) if resumed else []
+        if not ended(told.rows, settings):
+            with interruptible(trainer):
+                trainer.fit(task, *loaders, ckpt_path=resumed, weights_only=True)
+        state = torch.load(places / BEST, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict({name.removeprefix("module."): v for name, v in state.items()})
     module.eval()
     return tuple(told.rows)
+
+
+def ended(rows: Sequence[EpochRow], settings: TrainingSettings) -> bool:
+    """Return whether a training has come to its end: all epochs, or enough without a better."""
+    if not rows or settings.patience is None:
+        return len(rows) >= settings.epochs
+    best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
+    return len(rows) >= settings.epochs or len(rows) - best.epoch >= settings.patience
 
 
 def is_first_process() -> bool:
@@ -194,6 +195,18 @@ def trainer_of(
         enable_model_summary=False,
         inference_mode=False,
         use_distributed_sampler=False,
+    )
+
+
+def kept(lightning: Any, places: Path, name: str, monitor: str | None) -> Any:  # noqa: ANN401 - an optional library
+    """Return what keeps one checkpoint: of the epoch of the highest value, or of the last."""
+    return lightning.callbacks.ModelCheckpoint(
+        dirpath=places,
+        filename=name.removesuffix(".ckpt"),
+        monitor=monitor,
+        mode="max",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
 
 

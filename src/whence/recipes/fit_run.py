@@ -125,7 +125,8 @@ def check_same(path: Path, manifest: Manifest) -> None:
     ]
     if keys:
         told = "; ".join(
-            f"{key} was {short(found.get(key))} and is {short(manifest.values.get(key))}"
+            f"{key.removeprefix('settings.')} was {short(found.get(key))} and is "
+            f"{short(manifest.values.get(key))}"
             for key in keys
         )
         msg = (
