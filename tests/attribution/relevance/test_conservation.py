@@ -98,7 +98,7 @@ def test_an_operation_that_cannot_share_a_difference_out_is_named(images):
     f = ModelScalar(Network.read(Crossing().eval(), images), logit(0))
     images = images.abs() + 0.1
     result = attribute(DeepLift(baseline=lambda x: -0.5 * x), f, images)
-    assert [loss.operation for loss in result.losses][0] == "where"
+    assert result.losses[0].operation == "where"
     assert "where" in result.warning
 
 

@@ -202,10 +202,28 @@ def test_the_work_in_passes_is_what_the_account_says(method, passes, models, sca
     assert method.account(f, images).passes == passes
 
 
-def test_a_path_at_which_there_is_no_layer_is_refused_with_what_comes_close(models, scalar, images):
-    own = Composite(assignments=(Assignment(rule=Flat(), path="stem.O"),))
-    with pytest.raises(SettingError, match=r"'stem.O', and no layer fits. Did you mean stem.0"):
-        LRP(composite=own)(scalar(models["resnet"]()), images)
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"path": "stem.O"}, r"layers at 'stem.O', and no layer fits. Did you mean stem.0"),
+        ({"operations": frozenset({"conv3d"})}, "of the operations conv3d, and no layer fits"),
+        ({"depth": (9, 12)}, "of depth 9 to 12, and no .* conv2d and linear, at depths 0 to 5"),
+        ({"height": (7, 7)}, "of height 7 to 7, and no layer fits. .* heights 0 to 5: stem.0,"),
+        (
+            {"path": "head", "operations": frozenset({"conv2d"})},
+            "layers at 'head' and of the operations conv2d, and no layer fits. There are",
+        ),
+    ],
+)
+def test_an_assignment_that_no_layer_fits_is_refused_with_what_there_is(
+    asked, says, models, scalar, images
+):
+    f = scalar(models["resnet"]())
+    with pytest.raises(SettingError, match=says):
+        LRP(composite=Composite(assignments=(Assignment(rule=Flat(), **asked),)))(f, images)
+    lax = Assignment(rule=Flat(), optional=True, **asked)
+    actual = LRP(composite=Composite(assignments=(lax,)))(f, images)
+    torch.testing.assert_close(actual, LRP(composite="epsilon")(f, images))
 
 
 def test_layers_are_chosen_by_operation_depth_height_and_path(models, images):

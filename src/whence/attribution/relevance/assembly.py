@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from whence.attribution.relevance import signals
-from whence.attribution.relevance.composites import Composite
+from whence.attribution.relevance.composites import Assignment, Composite
 from whence.attribution.relevance.first import Flat, Pass, Square, ZBox
 from whence.attribution.relevance.layers import LayerRule, layer_function
 from whence.attribution.relevance.signs import simplified
@@ -154,7 +154,7 @@ def under_composite(
     """
     found = places(network.module)
     layers = [place for place in found if place.name in LAYERS and not second(place)]
-    check_paths(composite, layers)
+    check_fits(composite, layers)
     chosen = {place: composite.rule_at(place) for place in layers}
     made = [
         Rule(
@@ -188,20 +188,37 @@ def relu_decides(chosen: dict[Place, LayerRule]) -> bool:
     )
 
 
-def check_paths(composite: Composite, layers: Sequence[Place]) -> None:
-    """Refuse an assignment to a module path at which there is no layer."""
+def check_fits(composite: Composite, layers: Sequence[Place]) -> None:
+    """Refuse an assignment that no layer fits, unless it is optional."""
     for assignment in composite.assignments:
-        if assignment.path == "*" or any(assignment.fits(place) for place in layers):
+        if assignment.optional or any(assignment.fits(place) for place in layers):
             continue
         known = list(dict.fromkeys(place.path for place in layers))
         close = get_close_matches(assignment.path, known, n=2, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        named = assignment.path != "*" and assignment.path not in known
+        hint = f" Did you mean {' or '.join(close)}?" if close and named else ""
         more = ", ..." if len(known) > SHOWN else ""
+        depths, heights = ([getattr(p, axis) for p in layers] for axis in ("depth", "height"))
         msg = (
-            f"{assignment.rule} is for layers at {assignment.path!r}, and no layer fits.{hint} "
-            f"Layers: {', '.join(known[:SHOWN])}{more}. network.describe() lists all."
+            f"{assignment.rule} is for layers {asked(assignment)}, and no layer fits.{hint} There "
+            f"are {' and '.join(sorted({place.name for place in layers}))}, at depths "
+            f"{min(depths, default=0)} to {max(depths, default=0)} and heights "
+            f"{min(heights, default=0)} to {max(heights, default=0)}: {', '.join(known[:SHOWN])}"
+            f"{more}. network.describe() lists all. Assignment(optional=True) lets it pass."
         )
         raise SettingError(msg)
+
+
+def asked(assignment: Assignment) -> str:
+    """Return which layers an assignment asks for, in words."""
+    words = [] if assignment.path == "*" else [f"at {assignment.path!r}"]
+    if assignment.operations is not None:
+        words.append(f"of the operations {', '.join(sorted(assignment.operations))}")
+    for name in ("depth", "height"):
+        first, last = getattr(assignment, name)
+        if first > 0 or last < float("inf"):
+            words.append(f"of {name} {first:g} to {last:g}")
+    return " and ".join(words)
 
 
 def blocked_rules(unknown: set[str]) -> list[Rule]:

@@ -44,6 +44,7 @@ class Assignment:
         depth: From and to (with it): how many layers lie between the images and the layer; a
             layer that reads the images has depth 0.
         height: From and to: how many layers lie between the layer and the logits.
+        optional: Whether it may be that no layer fits; otherwise that is an error.
     """
 
     rule: LayerRule
@@ -51,6 +52,7 @@ class Assignment:
     path: str = "*"
     depth: tuple[int, float] = (0, float("inf"))
     height: tuple[int, float] = (0, float("inf"))
+    optional: bool = False
 
     def fits(self, place: Place) -> bool:
         """Return whether a layer follows this rule."""
@@ -144,7 +146,7 @@ def composite_named(
     if name.endswith("-box"):
         first = ZBox(low=low, high=high)
     assignments = [] if first is None else [Assignment(rule=first, depth=(0, 0))]
-    assignments.append(Assignment(rule=convolution, operations=CONVOLUTIONS))
+    assignments.append(Assignment(rule=convolution, operations=CONVOLUTIONS, optional=True))
     every = not name.startswith("epsilon")
     return Composite(
         assignments=tuple(assignments),
