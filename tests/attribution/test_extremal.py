@@ -154,6 +154,34 @@ def test_between_both_ends_a_blur_is_weaker_and_another_fill_is_blended(images):
     torch.testing.assert_close(views.seen(part), expected)
 
 
+@pytest.mark.parametrize("variant", ["preserve", "delete", "dual"])
+def test_the_ascent_is_that_of_the_formula_with_momentum(variant, generator):
+    slope = 40 * torch.randn(1, 8, 8, generator=generator).double()
+    image = torch.rand(1, 1, 8, 8, generator=generator).double()
+
+    def score(seen):
+        return (seen * slope).sum(dim=(1, 2, 3)).tanh()
+
+    weights, velocity = torch.ones(1, 1, 8, 8).double(), 0.0
+    smooth = SmoothMasks(height=8, width=8, step=1, sigma=1.5)
+    for step in range(4):
+        leaf = weights.clone().requires_grad_()
+        mask = smooth(leaf)
+        shown, hidden = score(mask * image), score((1 - mask) * image)
+        reward = {"preserve": shown, "delete": -hidden, "dual": shown - hidden}[variant]
+        cost = 30 * 1.5**step * area_penalty(mask, torch.tensor([0.25]).double())
+        (rise,) = torch.autograd.grad((reward - cost).sum(), leaf)
+        velocity = 0.8 * velocity + 0.2 * rise if step else rise
+        weights = (weights + 0.5 * velocity).clamp(0, 1)
+    settings = {"weight": 30.0, "growth": 1.5, "rate": 0.5, "momentum": 0.8, "steps": 4}
+    method = ExtremalPerturbation(
+        area=0.25, variant=variant, fill=Zero(), cells=16, reach=3.0, **settings
+    )
+    f = ModelScalar(lambda x: x.flatten(1), Custom(lambda z: score(z.view(-1, 1, 8, 8))))
+    torch.testing.assert_close(method(f, image), smooth(weights))
+    assert smooth(weights).std() > 0.05
+
+
 def test_of_several_areas_the_smallest_that_keeps_the_value_is_the_map(bright):
     method = replace(QUICK, area=(0.2, 0.03, 0.5), keep=0.8)
     found = method.search(region(), bright)
