@@ -88,7 +88,8 @@ def method_named(
         name: A name of the catalogue, such as ``"integrated-gradients"``.
         settings: Values by field name. Strings are read by the field's type, so that
             ``{"steps": "64"}`` is 64; baselines and inner methods are given by their names.
-        normalisation: The model's, for baselines that are colours, such as ``black``.
+        normalisation: The model's, for baselines that are colours, such as ``black``, and for the
+            box of possible pixels.
 
     Raises:
         SettingError: If the name or a setting is unknown (with the closest that exist), or a
@@ -107,6 +108,8 @@ def method_named(
         if field not in known:
             raise SettingError(unknown(f"setting of {name}", key, known))
         values[field] = read(value, hints[field], f"{name}: {key}", normalisation)
+    if "normalisation" in known:
+        values.setdefault("normalisation", normalisation)
     method: Method = entry.make(**values)
     return method
 

@@ -349,11 +349,13 @@ def chosen_method(
         raise SettingError(msg)
     else:
         chosen = method
+    value: Any = chosen
+    known = [field.name for field in fields(value)] if is_dataclass(value) else []
+    if "normalisation" in known and value.normalisation is None:
+        chosen = value = replace(value, normalisation=normalisation)
     if batch_size is None:
         return chosen
-    value: Any = chosen
-    known = fields(value) if is_dataclass(value) else ()
-    if not any(field.name == "batch_size" for field in known):
+    if "batch_size" not in known:
         msg = f"{type(chosen).__name__} has no batch_size; leave it out."
         raise SettingError(msg)
     sized: Method = replace(value, batch_size=batch_size)

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from whence.attribution import Gradient, InputXGradient, attribute
+from whence.adapters import Preprocessing
+from whence.attribution import Gradient, InputXGradient, attribute, method_named
 from whence.attribution.deeplift import DeepLift
 from whence.attribution.relevance import (
     LRP,
@@ -16,11 +17,13 @@ from whence.attribution.relevance import (
     Epsilon,
     Flat,
     Gamma,
+    ZBox,
     composite_named,
 )
-from whence.core import ModelScalar, contrast, log_probability, logit
+from whence.core import ModelScalar, Normalisation, contrast, log_probability, logit
 from whence.errors import SettingError, UnsupportedOperation
 from whence.network import Network, Place
+from whence.recipes import explain
 
 NAMES = [
     "epsilon",
@@ -368,3 +371,59 @@ def test_relevance_needs_no_gradient_mode(models, scalar, images):
     with torch.no_grad():
         torch.testing.assert_close(LRP()(f, images), expected)
     assert not torch.allclose(expected, Gradient()(f, images))
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+BLACK, WHITE = (-2.5, -1.6, -1.0), (2.5, 2.4, 7 / 3)
+
+
+def test_the_box_reaches_from_black_to_white_where_the_normalisation_is_known(
+    models, scalar, images
+):
+    f = scalar(models["vgg"]())
+    units = Normalisation(mean=MEAN, std=STD)
+    given = LRP(composite="epsilon-gamma-box", low=BLACK, high=WHITE)(f, images)
+    for method in (
+        LRP(composite="epsilon-gamma-box", normalisation=units),
+        LRP(composite="epsilon-gamma-box", normalisation=units, low=BLACK),
+        method_named("lrp", {"composite": "epsilon-gamma-box"}, normalisation=units),
+        LRP(composite=composite_named("epsilon-gamma-box"), normalisation=units),
+    ):
+        torch.testing.assert_close(method(f, images), given)
+    own = LRP(composite="epsilon-gamma-box")(f, images)
+    assert not torch.allclose(own, given, rtol=0.1)
+
+
+def test_explain_gives_the_box_the_models_normalisation(models, images):
+    model, units = models["vgg"](), Normalisation(mean=MEAN, std=STD)
+    preprocessing = Preprocessing(
+        size=(8, 8),
+        resize=None,
+        crop=False,
+        interpolation="bilinear",
+        channels=3,
+        normalisation=units,
+        source="test",
+    )
+    asked = {"settings": {"composite": "epsilon-gamma-box"}, "preprocessing": preprocessing}
+    result = explain(model, images, target=1, method="lrp", **asked)
+    assert result.method.normalisation == units
+    f = ModelScalar(Network.read(model, images), logit(1))
+    expected = LRP(composite="epsilon-gamma-box", low=BLACK, high=WHITE)(f, images)
+    torch.testing.assert_close(result.values, expected)
+    method = LRP(composite="epsilon-gamma-box")
+    by_value = explain(model, images, target=1, method=method, preprocessing=preprocessing)
+    torch.testing.assert_close(by_value.values, expected)
+
+
+def test_a_box_of_no_size_is_the_epsilon_rule_on_a_whole_network(models, scalar, images):
+    f = scalar(models["vgg-free"]())
+    first = Assignment(rule=ZBox(low=0, high=0), depth=(0, 0))
+    empty = LRP(composite=Composite(assignments=(first,)))(f, images)
+    torch.testing.assert_close(empty, LRP(composite="epsilon")(f, images))
+    torch.testing.assert_close(
+        LRP(composite=Composite(assignments=(first,), otherwise=Epsilon(epsilon=0)))(f, images),
+        InputXGradient()(f, images),
+        rtol=1e-3,
+        atol=1e-5,
+    )

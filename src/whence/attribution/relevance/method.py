@@ -17,9 +17,18 @@ from whence.attribution.relevance.composites import (
     CompositeName,
     composite_named,
 )
-from whence.attribution.relevance.layers import LEDGER, Ledger, unzero
+from whence.attribution.relevance.first import ZBox
+from whence.attribution.relevance.layers import LEDGER, LayerRule, Ledger, unzero
 from whence.attribution.relevance.trace import not_finite, traced
-from whence.core import Attributions, Images, ModelScalar, ScalarFn, Target, check_logits
+from whence.core import (
+    Attributions,
+    Images,
+    ModelScalar,
+    Normalisation,
+    ScalarFn,
+    Target,
+    check_logits,
+)
 from whence.errors import SettingError
 from whence.network import Network
 
@@ -54,8 +63,11 @@ class LRP:
         epsilon: Of layers that follow epsilon in a named composite; 0 gives LRP-0.
         gamma: Of layers that follow gamma in a named composite.
         low: The lowest value of an image in the model's units, for z-box: one per channel or one
-            for all; each image's own lowest if None.
-        high: The highest, likewise.
+            for all; that of a black pixel if None, where the normalisation is known, otherwise
+            each image's own lowest per channel.
+        high: The highest, likewise: that of a white pixel, or each image's own.
+        normalisation: The model's, for z-box; :func:`whence.explain` fills it in where the
+            model's preprocessing is known, and the result's method shows it.
         attention: ``"attnlrp"`` shares relevance between attention weights and values;
             ``"cp-lrp"`` counts the weights as constants.
         bias: ``"absorb"`` lets biases take their share, ``"ignore"`` gives that to the inputs too,
@@ -77,6 +89,7 @@ class LRP:
     gamma: float = 0.25
     low: Bounds = None
     high: Bounds = None
+    normalisation: Normalisation | None = None
     attention: Literal["attnlrp", "cp-lrp"] = "attnlrp"
     bias: Literal["absorb", "ignore"] = "absorb"
     fold: bool = True
@@ -94,12 +107,18 @@ class LRP:
         self.chosen()
 
     def chosen(self) -> Composite:
-        """Return the composite."""
+        """Return the composite; its z-boxes without bounds get those of a pixel, if known."""
         if isinstance(self.composite, Composite):
-            return self.composite
-        return composite_named(
-            self.composite, epsilon=self.epsilon, gamma=self.gamma, low=self.low, high=self.high
-        )
+            made = self.composite
+        else:
+            made = composite_named(
+                self.composite,
+                epsilon=self.epsilon,
+                gamma=self.gamma,
+                low=self.low,
+                high=self.high,
+            )
+        return made if self.normalisation is None else boxed(made, self.normalisation)
 
     def conserves(self, network: Network) -> bool:
         """Return whether every layer of a network hands down what it receives, but for biases."""
@@ -161,6 +180,24 @@ class LRP:
             taken=taken,
             trace=trace,
         )
+
+
+def boxed(composite: Composite, normalisation: Normalisation) -> Composite:
+    """Return the composite whose z-boxes reach from black to white, where they have no bounds."""
+    count = max(len(normalisation.mean), len(normalisation.std))
+    pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, count, 1, 1).double()
+    black, white = (tuple(row.flatten().tolist()) for row in normalisation.to_model(pixels))
+
+    def within(rule: LayerRule) -> LayerRule:
+        if not isinstance(rule, ZBox):
+            return rule
+        low = black if rule.low is None else rule.low
+        return replace(rule, low=low, high=white if rule.high is None else rule.high)
+
+    return Composite(
+        assignments=tuple(replace(a, rule=within(a.rule)) for a in composite.assignments),
+        otherwise=within(composite.otherwise),
+    )
 
 
 def by_operation(ledgers: list[Ledger]) -> tuple[tuple[str, str, Tensor], ...]:
