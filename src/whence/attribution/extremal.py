@@ -65,8 +65,8 @@ class ExtremalPerturbation:
 
     .. math:: f(m \otimes x) \ge f(\bar x) + q\, (f(x) - f(\bar x))
 
-    with ``q`` of ``keep`` and the fill :math:`\bar x`; the greatest mask if none is; the account
-    says for which images none was. ``delete`` looks for the mask whose complement has the least
+    with ``q`` of ``keep`` and the fill :math:`\bar x`; the greatest mask if none is; the result
+    says for which images there was one. ``delete`` looks for the mask whose complement has the least
     value, and turns the condition round; ``dual`` maximises the difference of both values and
     asks for both conditions.
 
@@ -182,7 +182,7 @@ class ExtremalPerturbation:
             values=masks.to(images.dtype),
             passes=self.steps * self.width + FORWARD * (self.width + 2),
             explained=extremes.full,
-            found=extremes.sufficient[rows, extremes.chosen],
+            found=extremes.sufficient[rows, extremes.chosen] if len(self.areas()) > 1 else None,
         )
 
     @property
