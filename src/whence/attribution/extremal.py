@@ -66,9 +66,9 @@ class ExtremalPerturbation:
     .. math:: f(m \otimes x) \ge f(\bar x) + q\, (f(x) - f(\bar x))
 
     with ``q`` of ``keep`` and the fill :math:`\bar x`; the greatest mask if none is; the result
-    says for which images there was one. ``delete`` looks for the mask whose complement has the least
-    value, and turns the condition round; ``dual`` maximises the difference of both values and
-    asks for both conditions.
+    says for which images there was one. ``delete`` looks for the mask whose complement has the
+    least value, and turns the condition round; ``dual`` maximises the difference of both values
+    and asks for both conditions.
 
     Not exact: a local maximum, found by gradient ascent with momentum while :math:`\lambda_t`
     grows. Nothing is drawn at random. The weight of the area is in units of ``f``: of a
