@@ -124,6 +124,15 @@ def test_a_function_made_before_the_model_trains_is_refused_and_moves_no_statist
         method(f, images)
 
 
+@pytest.mark.parametrize("method", ["gradient", "integrated-gradients", "grad-cam", "lrp"])
+def test_the_public_face_refuses_a_model_in_train_mode_too(method, untouched, images):
+    import whence
+
+    model = Normed().train()
+    with untouched(model), pytest.raises(ModeError, match="is in train mode"):
+        whence.explain(model, images, method=method)
+
+
 def test_a_frozen_model_gives_the_same_map(convolutional_method, untouched, images, classes):
     model = Normed()
     expected = convolutional_method(

@@ -85,6 +85,12 @@ def test_grad_cam_needs_the_layout_of_tokens_from_the_user(grad_cam, make, image
     with pytest.raises(ValueError, match="Invalid grads shape"):
         cam(images.float(), None)
 
+    def grid(tokens):
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+    with grad_cam.GradCAM(model, [model.norms[2]], reshape_transform=grid) as cam:
+        assert cam(images.float(), None).shape == (5, 8, 8)
+
 
 def guided(grad_cam, model, images):
     """Their guided map: height, width, colours."""

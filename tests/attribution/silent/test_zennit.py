@@ -1,5 +1,7 @@
 """What zennit 0.5 does with the same networks, for the table in the manual."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -77,6 +79,34 @@ def test_zennits_relevance_doubles_at_each_residual_sum_and_ours_does_not(
     torch.testing.assert_close(ratio, torch.full_like(ratio, 4.0), rtol=1e-3, atol=0)
     result = attribute(LRP(), ModelScalar(network, logit(classes)), images)
     torch.testing.assert_close(result.total, logits, rtol=1e-3, atol=1e-6)
+
+
+class Summed(nn.Module):
+    """A residual sum, written for zennit as a module of its own."""
+
+    def __init__(self, layer=None):
+        super().__init__()
+        self.conv, self.act, self.sum = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.ReLU(), layer
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(3, 4, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        self.double().eval()
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+
+    def forward(self, images):
+        maps = self.act(self.conv(images))
+        both = maps + images if self.sum is None else self.sum(torch.stack([maps, images], -1))
+        return self.head(self.pool(both).flatten(1))
+
+
+def test_zennits_relevance_adds_up_where_the_sum_is_a_module(zennit, theirs, images, classes):
+    model = Summed(importlib.import_module("zennit.layer").Sum())
+    logits = model(images)[torch.arange(5), classes].detach()
+    ratio = theirs(model).flatten(1).sum(1) / logits
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=1e-2, atol=0)
+    ratio = theirs(Summed()).flatten(1).sum(1) / logits
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0), rtol=1e-2, atol=0)
 
 
 def test_zennit_needs_a_canonizer_for_batch_norms_and_does_not_say_so(
