@@ -210,6 +210,19 @@ def test_what_is_hidden_takes_the_value_away(variant, spare, bright):
     torch.testing.assert_close(found.scores[:, 1], expected)
 
 
+@pytest.mark.parametrize(
+    ("variant", "suffices"), [("preserve", True), ("delete", False), ("dual", False)]
+)
+def test_of_two_regions_that_say_the_same_one_suffices_but_is_not_needed(variant, suffices, bright):
+    def strongest(images):
+        parts = [images[:, :, :8, :8], 0.8 * images[:, :, 16:, 16:]]
+        return 20 * torch.stack([p.mean(dim=(1, 2, 3)) for p in parts], dim=1)
+
+    f = ModelScalar(strongest, Custom(lambda z: (4 * z).logsumexp(dim=1) / 4))
+    found = replace(QUICK, variant=variant, area=1 / 9, keep=0.7).search(f, bright[:1])
+    assert found.sufficient.tolist() == [[suffices]]
+
+
 def test_where_no_area_suffices_the_greatest_is_the_map(bright):
     found = replace(QUICK, area=(0.02, 0.04), steps=40).search(region(), bright)
     assert not found.sufficient.any()
