@@ -34,10 +34,19 @@ COMPOSITES = ("epsilon", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-g
 ATTENTION = {"attention-rollout", "transformer-attribution"}
 RELU = {"guided-backpropagation", "deconvnet", "guided-grad-cam"}
 
-EVERY = {
-    entry.card.name: method_named(entry.card.name, CHEAP.get(entry.card.name, {}))
-    for entry in CATALOGUE
-} | {f"lrp-{name}": method_named("lrp", {"composite": name}) for name in COMPOSITES}
+FEW = {"steps": 3, "samples": 4, "masks": 8, "searches": 2, "draws": 2}
+
+
+def few(entry):
+    """Return a method of the catalogue with settings that cost little."""
+    fields = entry.make.__dataclass_fields__
+    known = {name: value for name, value in FEW.items() if name in fields}
+    return method_named(entry.card.name, known | CHEAP.get(entry.card.name, {}))
+
+
+EVERY = {entry.card.name: few(entry) for entry in CATALOGUE} | {
+    f"lrp-{name}": method_named("lrp", {"composite": name}) for name in COMPOSITES
+}
 """Every method of the catalogue, with few steps; relevance under its composites too."""
 
 

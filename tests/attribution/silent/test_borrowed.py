@@ -47,6 +47,15 @@ class Normed(nn.Module):
         return self.head(self.drop(self.act(self.norm(self.conv(images))).mean((2, 3))))
 
 
+@pytest.fixture
+def normed(held, images):
+    """A model and its network, read once: no test may change either."""
+    if Normed not in held:
+        model = Normed()
+        held[Normed] = (model, Network.read(model, images))
+    return held[Normed]
+
+
 def globals_of_torch():
     """What a monkey patch would replace: forwards of module classes, and functions."""
     kinds = [kind for kind in vars(nn).values() if isinstance(kind, type)]
@@ -64,13 +73,11 @@ def globals_of_torch():
     return patched | functions | flags
 
 
-def test_nothing_stays_behind(convolutional_method, untouched, images, classes, read):
-    model = Normed()
-    read("clean")  # PyTorch's exporter wraps torch.manual_seed when it is first used
+def test_nothing_stays_behind(convolutional_method, untouched, images, classes, normed):
+    model, network = normed  # PyTorch's exporter wraps torch.manual_seed when it is first used
     images.requires_grad_()
     before, state, world = images.detach().clone(), torch.get_rng_state(), globals_of_torch()
     with untouched(model):
-        network = Network.read(model, images)
         values = convolutional_method(ModelScalar(network, logit(classes)), images)
     assert values.isfinite().all()
     assert torch.equal(torch.get_rng_state(), state)
@@ -81,10 +88,19 @@ def test_nothing_stays_behind(convolutional_method, untouched, images, classes, 
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_nothing_stays_behind_an_error(convolutional_method, untouched, images):
-    model = Normed()
+def test_reading_leaves_nothing_behind_either(untouched, images, normed):
+    model, state, world = Normed(), torch.get_rng_state(), globals_of_torch()
+    with untouched(model):
+        Network.read(model, images)
+        with pytest.raises(WhenceError):
+            Network.read(model, images[:, :2])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert globals_of_torch() == world
+
+
+def test_nothing_stays_behind_an_error(convolutional_method, untouched, images, normed):
+    model, network = normed
     state = torch.get_rng_state()
-    network = Network.read(model, images)
     with untouched(model), pytest.raises(TargetError):
         convolutional_method(ModelScalar(network, logit(99)), images)
     assert torch.equal(torch.get_rng_state(), state)
@@ -102,15 +118,18 @@ def test_a_model_of_which_any_part_is_in_train_mode_is_refused(part, untouched, 
 
 
 def test_a_network_read_before_is_what_it_was_when_the_model_trains(
-    convolutional_method, untouched, images, classes
+    convolutional_method, untouched, images, classes, normed
 ):
     """The graph is that of eval mode; the model, and its running statistics, are left alone."""
-    model = Normed()
-    f = ModelScalar(Network.read(model, images), logit(classes))
+    model, network = normed
+    f = ModelScalar(network, logit(classes))
     expected = convolutional_method(f, images)
     model.train()
-    with untouched(model):
-        torch.testing.assert_close(convolutional_method(f, images), expected)
+    try:
+        with untouched(model):
+            torch.testing.assert_close(convolutional_method(f, images), expected)
+    finally:
+        model.eval()
 
 
 @pytest.mark.parametrize("method", GRADIENTS, ids=str)
@@ -133,14 +152,16 @@ def test_the_public_face_refuses_a_model_in_train_mode_too(method, untouched, im
         whence.explain(model, images, method=method)
 
 
-def test_a_frozen_model_gives_the_same_map(convolutional_method, untouched, images, classes):
-    model = Normed()
-    expected = convolutional_method(
-        ModelScalar(Network.read(model, images), logit(classes)), images
-    )
-    model.requires_grad_(requires_grad=False)
+def test_a_frozen_model_gives_the_same_map(
+    convolutional_method, untouched, images, classes, normed, held
+):
+    expected = convolutional_method(ModelScalar(normed[1], logit(classes)), images)
+    if "frozen" not in held:
+        model = Normed().requires_grad_(requires_grad=False)
+        with untouched(model):
+            held["frozen"] = (model, Network.read(model, images))
+    model, network = held["frozen"]
     with untouched(model):
-        network = Network.read(model, images)
         actual = convolutional_method(ModelScalar(network, logit(classes)), images)
     torch.testing.assert_close(actual, expected)
 
@@ -166,15 +187,14 @@ def test_classes_and_images_that_were_made_in_inference_mode_serve(
 
 
 def test_a_model_can_be_copied_saved_loaded_and_converted_afterwards(
-    convolutional_method, images, classes
+    convolutional_method, images, classes, normed
 ):
-    model = Normed()
-    keys = list(model.state_dict())
-    convolutional_method(ModelScalar(Network.read(model, images), logit(classes)), images)
-    assert list(model.state_dict()) == keys
+    model, network = normed
+    convolutional_method(ModelScalar(network, logit(classes)), images)
+    assert list(model.state_dict()) == list(Normed().state_dict())
     Normed().load_state_dict(model.state_dict(), strict=True)
     copy.deepcopy(model).float()(images.float())
-    model.train()(images)
+    copy.deepcopy(model).train()(images)
 
 
 def test_the_users_random_numbers_change_no_map(
