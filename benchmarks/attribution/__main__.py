@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,10 @@ from benchmarks.attribution.cell import Cell, measured
 from benchmarks.attribution.page import page, text
 from benchmarks.attribution.peers import opened
 from benchmarks.attribution.rows import ROWS, Row
-from benchmarks.attribution.setup import MODELS, Setup, made
+from benchmarks.attribution.setup import BATCH, MODELS, SIDE, Setup, made
+
+Known = dict[str, dict[str, Any]]
+"""Cells with what they depend on."""
 
 RESULTS = Path(__file__).parent.parent / "results"
 STEPS = {"resnet50": 5}
@@ -85,7 +89,11 @@ def main() -> int:
     except KeyboardInterrupt:
         stopped = True
         sys.stderr.write("\nStopped; what is measured is kept.\n")
-    cells = [Cell(**one["cell"]) for one in known.values()]
+    cells = [
+        Cell(**one["cell"])
+        for one in known.values()
+        if one["settings"] == settings_of(arguments, str(one["cell"]["model"]))
+    ]
     print(text(cells))
     out.mkdir(parents=True, exist_ok=True)
     (out / "attribution.md").write_text(page(cells, about(arguments)))
@@ -110,6 +118,17 @@ def about(arguments: argparse.Namespace) -> str:
     )
 
 
+def sizes(arguments: argparse.Namespace, model: str) -> tuple[int, int, int]:
+    """Return steps, images in the batch, and their side."""
+    return (2, 2, 64) if arguments.quick else (STEPS.get(model, 10), BATCH, SIDE)
+
+
+def settings_of(arguments: argparse.Namespace, model: str) -> str:
+    """Return with what a model's cells are measured."""
+    steps, batch, side = sizes(arguments, model)
+    return f"{steps} steps, {batch} x {side}, {arguments.threads} threads"
+
+
 def chosen(names: tuple[str, ...], parts: list[str] | None) -> list[str]:
     """Return the names that hold one of the parts; all if none is given."""
     return [name for name in names if not parts or any(part in name for part in parts)]
@@ -118,15 +137,13 @@ def chosen(names: tuple[str, ...], parts: list[str] | None) -> list[str]:
 def column(
     model: str,
     arguments: argparse.Namespace,
-    known: dict[str, dict[str, object]],
+    known: Known,
     out: Path,
     missing: set[str],
 ) -> None:
     """Measure the missing cells of a model."""
-    steps = 2 if arguments.quick else STEPS.get(model, 10)
-    side = 64 if arguments.quick else 224
-    batch = 2 if arguments.quick else 8
-    settings = f"{steps} steps, {batch} x {side}, {arguments.threads} threads"
+    steps, batch, side = sizes(arguments, model)
+    settings = settings_of(arguments, model)
     work = [
         (row, library)
         for row in ROWS
@@ -179,16 +196,16 @@ def measure(row: Row, library: str, setup: Setup, arguments: argparse.Namespace)
     )
 
 
-def read(path: Path) -> dict[str, dict[str, object]]:
+def read(path: Path) -> Known:
     """Return the cells that are known."""
     try:
-        found: dict[str, dict[str, object]] = json.loads(path.read_text())
+        found: Known = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found
 
 
-def write(path: Path, known: dict[str, dict[str, object]]) -> None:
+def write(path: Path, known: Known) -> None:
     """Write the cells, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

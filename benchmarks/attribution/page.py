@@ -21,8 +21,9 @@ in convolutions and matrix products, in passes, and do not depend on what else t
 *CPU* and *wall* are times in passes, measured in turn with one, medians; *MiB* is how far the
 process grew in the first call. Every cell has a process of its own. Methods of several steps take
 10, on ResNet-50 5. Where gaps are made equal, every image has to come to a relative completeness
-gap of 2 %: whence finds its own number of steps, and the others are told the smallest number that
-does it with their own rule, which nobody knows beforehand. *Tuned* is `network.tuned()`: batch
+gap of 1 %: whence finds its own number of steps, and the others are told the smallest number that
+does it with their own rule, which nobody knows beforehand; Captum says how complete the result is,
+zennit does not. *Tuned* is `network.tuned()`: batch
 norms folded, weights frozen, channels last; reading and tuning are done once and not counted.
 """
 

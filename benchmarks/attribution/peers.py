@@ -11,7 +11,7 @@ from benchmarks.attribution.ours import WINDOW
 from benchmarks.attribution.setup import BATCH, Setup, Work
 from whence.adapters.torchvision import open_torchvision
 
-__all__ = ["PEERS", "opened"]
+__all__ = ["PEERS", "captum_with_gap", "opened"]
 
 LIBRARIES = ("captum.attr", "zennit", "pytorch_grad_cam", "torchcam.methods", "shap")
 ZENNIT = ("attribution", "composites", "rules", "torchvision", "types")
@@ -47,6 +47,24 @@ def captum(name: str, **settings: object) -> Callable[[Setup], Work]:
         )
 
     return work
+
+
+def captum_with_gap(setup: Setup) -> Work:
+    """Return what calls integrated gradients of Captum, which say how complete they are."""
+    explainer = module("captum.attr").IntegratedGradients(setup.model)
+
+    def run() -> Tensor:
+        values, _ = explainer.attribute(
+            setup.images,
+            target=setup.classes,
+            n_steps=setup.steps,
+            internal_batch_size=BATCH,
+            return_convergence_delta=True,
+        )
+        found: Tensor = values
+        return found
+
+    return run
 
 
 def captum_noise(name: str, each: int | None) -> Callable[[Setup], Work]:

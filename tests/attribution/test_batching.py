@@ -76,14 +76,14 @@ def test_the_plan_never_falls_below_one_row_and_allows_for_the_images_themselves
 
 
 def test_the_budget_of_a_processor_is_fixed():
-    assert memory_budget(torch.device("cpu")) == 2**30
+    assert memory_budget(torch.device("cpu")) == 2**28
 
 
 @pytest.mark.parametrize("method", [Gradient(), IntegratedGradients(steps=6)])
 def test_after_the_first_batch_the_measured_size_is_used(
     method, rectifier, images, classes, monkeypatch
 ):
-    monkeypatch.setattr("whence.attribution.batching.GIBIBYTE", 3 * 512 * 1536)
+    monkeypatch.setattr("whence.attribution.batching.ON_PROCESSOR", 3 * 512 * 1536)
     seen = []
     f = ModelScalar(rectifier(), logit(classes.repeat(8)))
     values = method(Sizes(f, seen), images.repeat(8, 1, 1, 1))
