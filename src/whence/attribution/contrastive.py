@@ -51,7 +51,9 @@ class ContrastiveLRP:
     Rules are linear in the relevance, so the difference is propagated at once. A negative logit
     starts with its absolute value; otherwise the map would show what speaks against the class.
     Without the maximum the values add up to zero, but for what layers without positive input
-    lose. Cost: that of :class:`whence.attribution.LRP` with the same rules, and half a pass.
+    lose. In very deep networks z+ makes the relevance of all classes alike, so that little more
+    than rounding is left of the difference, and a map may be zero; there take rules that keep
+    signs, such as ``epsilon`` or ``gamma``. Cost: that of :class:`whence.attribution.LRP` with the same rules, and half a pass.
 
     Args:
         dual: ``others``, ``negated`` or ``softmax``.
@@ -70,7 +72,8 @@ class ContrastiveLRP:
     References:
         Gu, Yang and Tresp (2018), "Understanding Individual Decisions of CNNs via Contrastive
         Backpropagation", section 4; Iwana, Kuroki and Uchida (2019), "Explaining Convolutional
-        Neural Networks using Softmax Gradient Layer-wise Relevance Propagation", section 3.
+        Neural Networks using Softmax Gradient Layer-wise Relevance Propagation", section 3; Sixt,
+        Granz and Landgraf (2020), "When Explanations Lie", on z+ in deep networks.
     """
 
     dual: Dual = "others"
