@@ -101,6 +101,17 @@ def test_both_parts_have_the_same_sum(dual, composite, rectifier, images, classe
     assert torch.equal(replace(method, positive=True)(f, images), result.values.clamp(min=0))
 
 
+def test_with_biases_ignored_both_parts_stay_comparable(rectifier, images, classes):
+    f = ModelScalar(Network.read(rectifier(), images), logit(classes))
+    even, apart = (
+        attribute(replace(ContrastiveLRP(positive=False), **bias), f, images)
+        for bias in ({}, {"bias": "absorb"})
+    )
+    size = even.values.flatten(1).abs().sum(dim=1)
+    assert (even.total.abs() < 1e-3 * size).all()
+    assert (apart.total.abs() > 0.01 * size).any()
+
+
 def test_the_maps_of_two_classes_share_less_than_plain_relevance_does(rectifier, images):
     network = Network.read(rectifier(), images)
 

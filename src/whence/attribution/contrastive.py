@@ -53,7 +53,8 @@ class ContrastiveLRP:
     Without the maximum the values add up to zero, but for what layers without positive input
     lose. In very deep networks z+ makes the relevance of all classes alike, so that little more
     than rounding is left of the difference, and a map may be zero; there take rules that keep
-    signs, such as ``epsilon`` or ``gamma``. Cost: that of :class:`whence.attribution.LRP` with the same rules, and half a pass.
+    signs, such as ``epsilon`` or ``gamma``. Cost: that of :class:`whence.attribution.LRP` with
+    the same rules, and half a pass.
 
     Args:
         dual: ``others``, ``negated`` or ``softmax``.
