@@ -12,6 +12,7 @@ from whence.attribution.account import FORWARD, Account
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.cam import enlarged, network_of
 from whence.attribution.gradient import check_values, owned, recording
+from whence.attribution.graphs import remade
 from whence.core import Images, ScalarFn, check_logits
 from whence.errors import SettingError, UnsupportedOperation
 from whence.network import Network, rewrite
@@ -148,7 +149,7 @@ def backwards(
     with recording():
         images = owned(images)
         network.check(images)
-        attended = attended_by(network)
+        attended = remade(network, Attended, attended_by)
         pace = Pace(f=f, images=images, batch_size=batch_size)
         parts, explained = [], []
         for start, stop in pace.spans(len(images)):

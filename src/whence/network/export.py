@@ -146,7 +146,7 @@ def exported(model: nn.Module, example: Tensor) -> GraphModule:
     """
     copied = twin(model)
     try:
-        with quietly(), torch.enable_grad():
+        with quietly(), rewrite.forgetting(), torch.enable_grad():
             module = torch.export.export(
                 copied, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             ).module()

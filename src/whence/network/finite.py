@@ -39,6 +39,7 @@ def first_not_finite(module: GraphModule, images: Tensor, scalar: Scalar | None)
         if found is None and scalar is not None and logits.requires_grad:
             torch.autograd.grad(scalar(logits).sum(), leaf, allow_unused=True)
             found = watch.after_backward()
+        watch.env.clear()
     return None if found is None else described(found)
 
 

@@ -4,8 +4,11 @@ Nothing here interprets a graph node by node: every rewritten graph is generated
 at the speed of the model it was read from.
 """
 
+import linecache
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +35,7 @@ __all__ = [
     "compiled",
     "copied",
     "depends_on_images",
+    "forgetting",
     "functional",
     "guarded",
     "parameter_nodes",
@@ -55,10 +59,43 @@ def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:
 
 
 def compiled(root: nn.Module | dict[str, Any], graph: Graph) -> GraphModule:
-    """Return generated Python for the graph; parameters stay the objects that ``root`` holds."""
+    """Return generated Python for the graph; parameters stay the objects that ``root`` holds.
+
+    PyTorch keeps the text of all generated Python for tracebacks, for good; here it goes with the
+    module.
+    """
     graph.eliminate_dead_code()
     graph.lint()
-    return GraphModule(root, graph)
+    module = GraphModule(root, graph)
+    code: Any = getattr(module.forward, "__code__", None)
+    if code is not None:
+        weakref.finalize(module, forget, code.co_filename)
+    return module
+
+
+def generated() -> dict[str, str]:
+    """Return the texts of all generated Python that PyTorch keeps, by the names of their files."""
+    found: dict[str, str] = getattr(
+        getattr(torch.fx.graph_module, "_loader", None), "eval_cache", {}
+    )
+    return found
+
+
+def forget(file: str) -> None:
+    """Drop the text of generated Python, and what it could see, from the caches of tracebacks."""
+    linecache.cache.pop(file, None)
+    generated().pop(file, None)
+
+
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Drop the texts of all Python that is generated meanwhile and used only meanwhile."""
+    before = set(generated())
+    try:
+        yield
+    finally:
+        for file in set(generated()) - before:
+            forget(file)
 
 
 def tidied(graph: Graph) -> None:

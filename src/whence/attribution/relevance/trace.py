@@ -124,7 +124,12 @@ def traced(
     last = next(node for node in module.graph.nodes if node.op == "output").all_input_nodes[0]
     before = 0 if base is None else base[last]
     whole = float((start.double() * (logits.detach() - before).double()).sum())
-    torch.autograd.grad(logits, leaf, start)
+    try:
+        torch.autograd.grad(logits, leaf, start)
+    finally:
+        # The marks of a value hold the trace; while it holds the value, nothing could be freed.
+        trace.values.clear()
+        trace.env.clear()
     losses = [
         Loss(operation=operation_of(node), path=module_path(node), share=amount / whole)
         for node, amount in trace.balance.items()
