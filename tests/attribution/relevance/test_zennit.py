@@ -160,7 +160,7 @@ def assert_alike(actual, expected):
 def test_a_composite_is_zennits(
     name, theirs_is, settings, kind, zennit, models, scalar, images, classes
 ):
-    """Excitation backprop has no rule for a batch norm there, so relevance would be scaled by it."""
+    """Excitation backprop has no rule for a batch norm there, so relevance would be scaled."""
     model, twin = both(kind, zennit, models)
     more = {key: torch.full_like(images[:1], value) for key, value in settings.items()}
     if more.pop("flat", None) is not None:
