@@ -221,12 +221,9 @@ def test_a_missing_library_is_named_with_its_extra(run, network, monkeypatch):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_settings_out_of_range_are_refused(setting, match, monkeypatch):
-    made = TrainingSettings()
-    for name, value in setting.items():
-        object.__setattr__(made, name, value)
+def test_settings_out_of_range_are_refused(setting, match):
     with pytest.raises(SettingError, match=match):
-        made.__post_init__()
+        TrainingSettings(**setting)
 
 
 def loader(data, rank=0, world=1, epoch=0, **settings):
@@ -259,3 +256,14 @@ def test_varied_images_are_moved_and_mirrored_and_nothing_else():
     where = {(int(r), int(c)) for _, _, r, c in found.nonzero()}
     assert {r for r, _ in where} == {1, 2, 3, 4, 5}
     assert {c for _, c in where} == {0, 1, 2, 3, 4} | {3, 4, 5, 6, 7}
+
+
+def test_of_several_epochs_that_are_as_good_the_last_is_kept(run, network, tmp_path):
+    net, last = network(), network()
+    rows = run(net, rate=1e-6, epochs=3)
+    assert len({row.validation_accuracy for row in rows}) == 1
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    last.load_state_dict(
+        {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
+    )
+    assert same(net, last)

@@ -52,7 +52,7 @@ def train(
     """Train a network in place, from the last checkpoint in the folder if there is one.
 
     The network ends with the weights of the epoch of highest validation accuracy (of several the
-    first), in eval mode. Stopped and resumed at the end of an epoch, the result is that of a run
+    last), in eval mode. Stopped and resumed at the end of an epoch, the result is that of a run
     that was not stopped; an epoch that was cut short is repeated.
 
     Args:
@@ -200,7 +200,17 @@ def trainer_of(
 
 def kept(lightning: Any, places: Path, name: str, monitor: str | None) -> Any:  # noqa: ANN401 - an optional library
     """Return what keeps one checkpoint: of the epoch of the highest value, or of the last."""
-    return lightning.callbacks.ModelCheckpoint(
+
+    class Kept(lightning.callbacks.ModelCheckpoint):  # type: ignore[misc]
+        """Keeps the last of several that are as good: a prior has worked on it for longest."""
+
+        def check_monitor_top_k(self, trainer: Any, current: Tensor | None = None) -> bool:  # noqa: ANN401
+            """Return whether an epoch is as good as the best before."""
+            del trainer
+            known = self.best_k_models.get(self.kth_best_model_path)
+            return current is not None and (known is None or bool(current >= known))
+
+    return Kept(
         dirpath=places,
         filename=name.removesuffix(".ckpt"),
         monitor=monitor,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, final, get_args, runtime_checkable
+from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,17 @@ __all__ = [
     "Loader",
     "LossFn",
     "Losses",
-    "Precision",
     "TrainingSettings",
     "optimisation",
     "seed_of",
 ]
 
-Precision: TypeAlias = Literal["32", "bf16-mixed", "16-mixed"]
-"""Single precision; or brain floats, or half precision with a scaled loss, where they are safe."""
+WORDS = {
+    "optimiser": ("adamw", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "precision": ("32", "bf16-mixed", "16-mixed"),
+}
+"""What the settings that are words may be."""
 
 MARGIN = 2
 """Pixels by which a picture is moved at most, for each 16 of its side, where it is varied."""
@@ -76,7 +79,8 @@ class TrainingSettings:
             None never stops early.
         vary: Move and mirror the training images by chance, anew in every epoch.
         intercept: What is added to each class's logit in the loss, outside the network.
-        precision: ``32``, ``bf16-mixed`` or ``16-mixed``.
+        precision: ``32`` for single precision; ``bf16-mixed`` or ``16-mixed`` for brain floats,
+            or half precision with a scaled loss, where they are safe.
         device: ``cpu``, ``cuda``, or one of several: ``cuda:1``.
         devices: How many of them.
         nodes: How many machines.
@@ -85,15 +89,15 @@ class TrainingSettings:
 
     epochs: int = 10
     batch_size: int = 64
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: str = "adamw"
     rate: float = 1e-3
     decay: float = 1e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: str = "cosine"
     clip: float | None = None
     patience: int | None = None
     vary: bool = False
     intercept: tuple[float, ...] | None = None
-    precision: Precision = "32"
+    precision: str = "32"
     device: str = "cpu"
     devices: int = 1
     nodes: int = 1
@@ -114,12 +118,7 @@ class TrainingSettings:
         if not 0 <= self.decay < math.inf:
             msg = f"decay must be 0 or more and finite; got {self.decay}."
             raise SettingError(msg)
-        words = {
-            "optimiser": ("adamw", "sgd"),
-            "schedule": ("cosine", "constant"),
-            "precision": get_args(Precision),
-        }
-        for name, known in words.items():
+        for name, known in WORDS.items():
             if getattr(self, name) not in known:
                 msg = f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}."
                 raise SettingError(msg)

@@ -206,14 +206,14 @@ def fit(  # noqa: PLR0913 - one argument for each option
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
-        optimiser=optimiser,  # type: ignore[arg-type]
+        optimiser=optimiser,
         rate=rate,
         decay=decay,
-        schedule=schedule,  # type: ignore[arg-type]
+        schedule=schedule,
         clip=clip,
         patience=patience,
         vary=vary,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         device=device,
         devices=devices,
         nodes=nodes,

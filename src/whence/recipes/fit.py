@@ -123,9 +123,10 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
         progress=progress,
     )
     manifest = Manifest.of(base, train, validation, test, settings, prior, weights, convert=convert)
+    candidates = job.candidates(weights, convert=convert)
+    job.tried(candidates[-1])
     prepared(job.folder, manifest, resume=resume, overwrite=overwrite)
     before = None if new_head else job.measured(base, test or validation)
-    candidates = job.candidates(weights, convert=convert)
     rows = tuple(job.row(one, alone=len(candidates) == 1) for one in candidates)
     chosen = best_of(rows, with_prior=prior is not None)
     made = job.loaded(next(one for one in candidates if one.name == chosen.name))

@@ -3,7 +3,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -121,6 +122,17 @@ class Job:
         )
         return Candidate(name=name, module=made.model, weight=0.0, bias_free=False)
 
+    def tried(self, one: Candidate) -> None:
+        """Try the loss of a candidate on two images, so that what cannot work ends at once."""
+        module = copy.deepcopy(one.module)
+        if module is None:
+            return
+        batch = next(self.train.batches(2, [0, len(self.train) - 1]))
+        task = Task(prior=self.weighed(one.weight), settings=self.settings)
+        with torch.random.fork_rng(devices=()), torch.enable_grad(), second_derivatives():
+            found = task(module, batch.images, batch.labels, batch.indices, 0)
+            torch.autograd.backward(found.total)
+
     def measured(self, module: nn.Module, data: ImageData) -> Measured:
         """Measure a network."""
         return measured(
@@ -170,21 +182,16 @@ class Job:
                 write_whole(place / "log.csv", log_text(rows).encode())
             check_collapse(rows, one.weight, self.usual)
 
-        try:
-            return train(
-                module,
-                Task(prior=self.weighed(one.weight), settings=self.settings),
-                self.train,
-                self.validation,
-                settings=self.settings,
-                folder=place,
-                watch=watch,
-                progress=self.progress,
-            )
-        except RuntimeError as error:
-            if MISSING not in str(error):
-                raise
-            raise second_derivative(error) from error
+        return train(
+            module,
+            Task(prior=self.weighed(one.weight), settings=self.settings),
+            self.train,
+            self.validation,
+            settings=self.settings,
+            folder=place,
+            watch=watch,
+            progress=self.progress,
+        )
 
     def weighed(self, weight: float) -> Prior | None:
         """Return the prior with this weight, or none."""
@@ -289,13 +296,20 @@ def check_collapse(rows: Sequence[EpochRow], weight: float, control: Sequence[fl
     raise NumericsError(msg)
 
 
-def second_derivative(error: RuntimeError) -> UnsupportedOperation:
-    """Return what to say where an operation has no second derivative."""
-    operation = str(error).partition(MISSING)[2].split()[0].strip("'\"")
-    return UnsupportedOperation(
-        f"PyTorch has no second derivative of {operation}, which a prior on attributions needs. "
-        f"Replace the operation (whence convert does for many), or train without a prior."
-    )
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Say which operation has no second derivative, if one has none."""
+    try:
+        yield
+    except RuntimeError as error:
+        if MISSING not in str(error):
+            raise
+        operation = str(error).partition(MISSING)[2].split()[0].strip("'\"")
+        msg = (
+            f"PyTorch has no second derivative of {operation}, which a prior on attributions "
+            f"needs. Replace the operation (--convert does for many), or train without a prior."
+        )
+        raise UnsupportedOperation(msg) from error
 
 
 def failed(one: Candidate, rows: Sequence[EpochRow], note: str) -> FitRow:
@@ -315,7 +329,7 @@ def failed(one: Candidate, rows: Sequence[EpochRow], note: str) -> FitRow:
 
 def row_of(one: Candidate, rows: Sequence[EpochRow]) -> FitRow:
     """Return the row of a training, of its best epoch."""
-    best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
+    best = max(rows, key=lambda row: (row.validation_accuracy, row.epoch))
     return FitRow(
         name=one.name,
         weight=one.weight,
