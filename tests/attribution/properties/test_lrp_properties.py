@@ -14,6 +14,7 @@ from whence.attribution.relevance import (
     Epsilon,
     Flat,
     Gamma,
+    GeneralisedGamma,
 )
 from whence.core import ModelScalar, logit
 from whence.network import Network
@@ -22,6 +23,7 @@ CONSERVING = {
     "epsilon": LRP(composite="epsilon", epsilon=1e-6),
     "z+": LRP(composite="epsilon-plus"),
     "gamma": LRP(composite="gamma"),
+    "generalised": LRP(composite=Composite(otherwise=GeneralisedGamma())),
     "flat": LRP(composite="epsilon-plus-flat"),
     "z-box": LRP(composite="epsilon-gamma-box", low=-4.0, high=4.0),
 }
@@ -126,16 +128,17 @@ def with_positive_scales(model, *, shift):
     return model
 
 
-@pytest.mark.parametrize("rule", ["epsilon", "z+", "gamma"])
+@pytest.mark.parametrize("rule", ["epsilon", "z+", "generalised", "z-box"])
 def test_property_05_merging_batch_norms_that_only_scale_leaves_the_map(
     rule, four_layers, images, classes, ask
 ):
+    """In the composite of the z-box all but the first convolution follow gamma."""
     model = with_positive_scales(four_layers(bias=False, norm=True), shift=0)
     merged, apart = merged_and_apart(ask, rule, model, images, classes, "absorb")
     assert (merged - apart).abs().max() <= 1e-4 * merged.abs().max()
 
 
-@pytest.mark.parametrize("rule", ["epsilon", "z+", "gamma"])
+@pytest.mark.parametrize("rule", ["epsilon", "z+", "generalised", "z-box"])
 def test_property_05_with_biases_ignored_merging_leaves_the_map(
     rule, four_layers, images, classes, ask
 ):
@@ -162,15 +165,16 @@ def test_property_07_infinite_epsilon_takes_everything(four_layers, images, clas
     assert account.values.abs().max() < 1e-9 * account.explained.abs().min()
 
 
+@pytest.mark.parametrize("gamma", [Gamma, GeneralisedGamma])
 def test_property_07_infinite_gamma_is_z_plus_for_positive_inputs_and_outputs(
-    four_layers, images, ask
+    gamma, four_layers, images, ask
 ):
     model, images = four_layers(bias=False), images.abs()
     best = model(images).argmax(dim=1)
     assert (model(images).amax(dim=1) > 0).all()
     steep, plus = (
         ask(LRP(composite=Composite(otherwise=rule)), model, images, best).values
-        for rule in (Gamma(gamma=1e7), AlphaBeta())
+        for rule in (gamma(gamma=1e7), AlphaBeta())
     )
     torch.testing.assert_close(steep, plus, rtol=1e-3, atol=1e-5)
 
