@@ -6,11 +6,15 @@ from torch import nn
 
 from whence.attribution import (
     ClassContrast,
+    ExtremalPerturbation,
     GradCAM,
     Gradient,
     InputXGradient,
     IntegratedGradients,
     Occlusion,
+    PertinentNegatives,
+    PertinentPositives,
+    SoundnessSaliency,
     attribute,
     method_named,
 )
@@ -144,6 +148,36 @@ def test_maps_do_not_depend_on_how_the_work_was_cut(batch_size, smooth, images, 
     torch.testing.assert_close(ClassContrast(method=inner, batch_size=2)(f, images), whole)
     alone = ClassContrast()(f.at(torch.tensor([3])), images[3:4])
     torch.testing.assert_close(alone, whole[3:4])
+
+
+class Blind(nn.Module):
+    """Two classes, from which no gradient returns to the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, images):
+        return images.detach().mean(dim=(2, 3))[:, :2] * self.weight
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ExtremalPerturbation(steps=2),
+        SoundnessSaliency(steps=2),
+        SoundnessSaliency(steps=2, area=0.0, variation=0.0),
+        PertinentNegatives(steps=2),
+        PertinentPositives(steps=2),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_search_along_the_gradient_is_refused_where_there_is_none(method, images):
+    model = Blind().double().eval()
+    for frozen in (False, True):
+        model.weight.requires_grad_(not frozen)
+        with pytest.raises(SettingError, match=r"no gradient .* Occlusion, RISE, KernelSHAP, LIME"):
+            method(ModelScalar(model, logit(0)), images)
 
 
 def test_what_is_no_logit_of_one_of_many_classes_is_refused(smooth, images):

@@ -22,7 +22,14 @@ from whence.core import (
 )
 from whence.errors import SettingError
 
-__all__ = ["ClassContrast", "Mixture", "classes_of", "logits_in_parts", "of_a_class"]
+__all__ = [
+    "ClassContrast",
+    "Mixture",
+    "classes_of",
+    "logits_in_parts",
+    "of_a_class",
+    "slope_of",
+]
 
 Foils = Literal["weighted", "mean", "strongest"]
 """How the other classes are weighed: by their softmax, alike, or only the strongest."""
@@ -103,6 +110,27 @@ class ClassContrast:
         inner = accounted(self.method, ModelScalar(f.model, Mixture(weights)), images)
         # What biases took is a part of the mixture, not of the logit that is reported.
         return replace(inner, passes=inner.passes + FORWARD, explained=explained, absorbed=None)
+
+
+def slope_of(loss: Tensor, weights: Tensor, seen: Tensor) -> Tensor:
+    """Return the gradient of a loss in weights, by way of images that the model saw.
+
+    Raises:
+        SettingError: If the model's value does not depend on these images differentiably, so that
+            nothing could be learnt from it.
+    """
+    slope, reached = None, None
+    if loss.requires_grad:
+        slope, reached = torch.autograd.grad(loss.sum(), [weights, seen], allow_unused=True)
+    if slope is None or reached is None:
+        msg = (
+            "The explained value has no gradient with respect to the images, and this method "
+            "searches along it. The model may run under torch.no_grad(), detach its input or "
+            "leave torch, or the target may take an argmax. Explain a differentiable value, such "
+            "as a logit, or take a method without gradients: Occlusion, RISE, KernelSHAP, LIME."
+        )
+        raise SettingError(msg)
+    return slope
 
 
 def logits_in_parts(f: ModelScalar, images: Images, batch_size: int | None) -> Logits:

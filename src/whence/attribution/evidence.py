@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from whence.attribution.account import Account
 from whence.attribution.batching import Pace, check_batch_size
-from whence.attribution.classes import classes_of, of_a_class
+from whence.attribution.classes import classes_of, of_a_class, slope_of
 from whence.attribution.gradient import owned, recording
 from whence.attribution.stepwise import start_of
 from whence.core import (
@@ -339,15 +339,15 @@ def lead_and_slope(f: ModelScalar, room: Room, change: Tensor, pace: Pace) -> tu
     """Return by how much the logit that has to lead does, and the gradient of that."""
     leaf = change.detach().clone().requires_grad_()
     with pace.watching(len(leaf)):
-        logits = logits_from(f.model, room.origin + leaf)
+        seen = room.origin + leaf
+        logits = logits_from(f.model, seen.clone())
     if logits.shape[1] < 2:  # noqa: PLR2004 - a class and another
         msg = f"There must be two classes at least; the output has shape {tuple(logits.shape)}."
         raise SettingError(msg)
     own = torch.nn.functional.one_hot(classes_of(f, logits), logits.shape[1]).bool()
     rival = logits.masked_fill(own, -torch.inf).amax(dim=1)
     lead = room.sign * (f.target(logits) - rival)
-    (slope,) = torch.autograd.grad(lead.sum(), leaf)
-    return lead.detach(), slope
+    return lead.detach(), slope_of(lead, leaf, seen)
 
 
 def unlikely_slope(

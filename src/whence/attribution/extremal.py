@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from whence.attribution.account import FORWARD, Account
 from whence.attribution.batching import Pace, check_batch_size
+from whence.attribution.classes import slope_of
 from whence.attribution.gradient import check_values, evaluate, owned, recording, sum_dtype
 from whence.attribution.stepwise import start_of
 from whence.core import Baseline, Blur, Images, ScalarFn, Scalars
@@ -231,16 +232,17 @@ class ExtremalPerturbation:
         cost = self.weight
         for step in range(self.steps):
             masks = views.smooth(weights)
-            shown, hidden = views.values(masks, pace, mirror=self.mirror and step % 2 == 0)
+            seen = views.looks(masks)
+            shown, hidden = views.values(seen, pace, mirror=self.mirror and step % 2 == 0)
             loss = cost * area_penalty(masks, areas) - shown.flatten() + hidden.flatten()
-            (weights.grad,) = torch.autograd.grad(loss.sum(), [weights])
+            weights.grad = slope_of(loss, weights, seen)
             sgd.step()
             with torch.no_grad():
                 weights.clamp_(0, 1)
             cost *= self.growth
         with torch.no_grad():
             masks = views.smooth(weights)
-            shown, hidden = views.values(masks, pace, mirror=False)
+            shown, hidden = views.values(views.looks(masks), pace, mirror=False)
         return masks.reshape(len(views.images), -1, *masks.shape[2:]), shown, hidden
 
 
@@ -299,19 +301,22 @@ class Views:
             requires_grad=True,
         )
 
-    def values(self, masks: Tensor, pace: Pace, *, mirror: bool) -> tuple[Tensor, Tensor]:
+    def looks(self, masks: Tensor) -> Images:
+        """Return the images through masks, their complements, or one after the other."""
+        looks = {"preserve": [masks], "delete": [1 - masks], "dual": [masks, 1 - masks]}
+        return torch.cat([self.seen(m.to(self.pyramid.dtype)) for m in looks[self.variant]])
+
+    def values(self, seen: Images, pace: Pace, *, mirror: bool) -> tuple[Tensor, Tensor]:
         """Return ``f`` seen through masks, and through their complements, ``(b, areas)`` both.
 
         What the variant does not look at is zero.
         """
-        looks = {"preserve": [masks], "delete": [1 - masks], "dual": [masks, 1 - masks]}
-        chosen = looks[self.variant]
-        seen = torch.cat([self.seen(look.to(self.pyramid.dtype)) for look in chosen])
-        rows = self.rows.repeat_interleave(self.areas).repeat(len(chosen))
+        times = len(seen) // (len(self.rows) * self.areas)
+        rows = self.rows.repeat_interleave(self.areas).repeat(times)
         with pace.watching(len(rows)):
-            values = self.f.at(rows)(seen.flip(dims=(3,)) if mirror else seen)
+            values = self.f.at(rows)(seen.flip(dims=(3,)) if mirror else seen.clone())
         check_values(values, len(rows))
-        parts = values.to(masks.dtype).reshape(len(chosen), -1, self.areas)
+        parts = values.to(sum_dtype(seen)).reshape(times, -1, self.areas)
         none = torch.zeros_like(parts[0])
         shown = none if self.variant == "delete" else parts[0]
         return shown, none if self.variant == "preserve" else parts[-1]

@@ -10,7 +10,7 @@ from torch.nn import functional
 from whence.attribution.account import FORWARD, Account
 from whence.attribution.batching import Pace, check_batch_size
 from whence.attribution.cam import enlarged
-from whence.attribution.classes import classes_of, logits_in_parts, of_a_class
+from whence.attribution.classes import classes_of, logits_in_parts, of_a_class, slope_of
 from whence.attribution.expected import References
 from whence.attribution.gradient import observing, owned, recording, sum_dtype
 from whence.attribution.stepwise import start_of
@@ -226,7 +226,7 @@ class SoundnessSaliency:
                 output = logits_from(f.model, seen.flatten(0, 1))
             scores = self.compared(output).to(weights.dtype).reshape(len(seen), len(images), -1)
             loss = data_term(self.objective, scores, classes, whole) + self.penalty(mask)
-            (weights.grad,) = torch.autograd.grad(loss.sum(), [weights])
+            weights.grad = slope_of(loss, weights, seen)
             adam.step()
         return self.mask(weights, images).detach()
 
