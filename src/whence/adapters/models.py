@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import nn
 
+from whence.adapters.certified import open_certified
 from whence.adapters.classes import numbered
 from whence.adapters.factories import build_factory, factory_classes, factory_preprocessing
 from whence.adapters.preprocessing import Preprocessing
@@ -70,6 +71,7 @@ def load_model(
     ``transformers/ID``           the same from the Hugging Face hub, with ``download``
     ``package.module:factory``    what a function of no arguments returns; it may load weights
     ``path/to/file.py:factory``   itself, and set ``classes`` and ``preprocessing`` on the module
+    ``path/to/x.safetensors``     an X-DNN that ``whence convert`` wrote; nothing else is needed
     ============================  ==============================================================
 
     The number of outputs is read from the weights' last layer.
@@ -126,6 +128,9 @@ class Opened:
 def open_model(spec: str, weights: Path | None, classes: int | None, *, download: bool) -> Opened:
     """Return the model that a line names, with weights."""
     door, _, name = spec.partition("/")
+    if spec.endswith(".safetensors"):
+        module, how, named = open_certified(Path(spec), weights)
+        return Opened(module=module, preprocessing=lambda: how, names=lambda _: named)
     if door == "torchvision" and name:
         return Opened(
             module=from_torchvision(name, weights, classes, download=download),
@@ -156,7 +161,7 @@ def open_model(spec: str, weights: Path | None, classes: int | None, *, download
         )
     msg = (
         f"{spec!r} names no model. Write torchvision/NAME, timm/NAME, transformers/FOLDER, "
-        f"package.module:factory or path/to/file.py:factory."
+        f"package.module:factory, path/to/file.py:factory or path/to/x.safetensors."
     )
     raise SettingError(msg)
 

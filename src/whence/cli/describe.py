@@ -15,10 +15,12 @@ from whence.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from whence.adapters import LoadedModel
     from whence.network import Network
 
-__all__ = ["describe", "network_of"]
+__all__ = ["describe", "network_of", "noise_for"]
 
 
 def describe(
@@ -76,13 +78,17 @@ def describe(
 
 def network_of(model: "LoadedModel") -> "Network":
     """Read a model with two pictures of noise, which do not matter to its graph."""
-    import torch
-
     from whence.network import Network
+
+    return Network.read(model.module, noise_for(model))
+
+
+def noise_for(model: "LoadedModel") -> "Tensor":
+    """Return two pictures of noise as the model takes them, the same every time."""
+    import torch
 
     rows, columns = model.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, model.preprocessing.channels, rows, columns, generator=generator)
     place = next((p.device for p in model.module.parameters()), torch.device("cpu"))
-    images = model.preprocessing.normalisation.to_model(pixels).to(place)
-    return Network.read(model.module, images)
+    return model.preprocessing.normalisation.to_model(pixels).to(place)

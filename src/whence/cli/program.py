@@ -8,6 +8,7 @@ import typer
 
 from whence import __version__
 from whence.cli.audit import audit
+from whence.cli.convert import convert
 from whence.cli.demo import demo
 from whence.cli.describe import describe
 from whence.cli.explain import explain
@@ -19,7 +20,7 @@ from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-COMMANDS = (audit, explain, methods, describe, homogeneity, fit, demo, view)
+COMMANDS = (audit, explain, methods, describe, homogeneity, convert, fit, demo, view)
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""

@@ -9,7 +9,9 @@ from whence.convert.cures import (
     UnitAttention,
     UnitGates,
 )
-from whence.convert.model import ROUTES, Conversion, converted, x_dnn
+from whence.convert.files import CertifiedModel, load_x_dnn, read_certificate, save_x_dnn
+from whence.convert.model import Conversion, converted, x_dnn
+from whence.convert.names import ROUTE_NAMES, ROUTES, routes_named
 from whence.convert.report import ConversionReport, DivergenceWarning, Refusal
 from whence.convert.routes import (
     ChannelScale,
@@ -25,6 +27,8 @@ from whence.convert.wrapper import NormWrapper, Wrapped, energy_share
 
 __all__ = [
     "ROUTES",
+    "ROUTE_NAMES",
+    "CertifiedModel",
     "Change",
     "ChannelScale",
     "ClampGuards",
@@ -52,6 +56,10 @@ __all__ = [
     "bias_mass",
     "converted",
     "energy_share",
+    "load_x_dnn",
+    "read_certificate",
+    "routes_named",
+    "save_x_dnn",
     "with_coordinate",
     "x_dnn",
 ]

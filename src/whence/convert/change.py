@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from whence.core import Images
 
@@ -43,6 +44,6 @@ class Wrapping(Protocol):
         """Return the new model, in eval mode, and what was done."""
         ...
 
-    def images(self, images: Images) -> Images:
+    def images(self, images: Images) -> Float[Tensor, "b d h w"]:
         """Return the images that the new model takes."""
         ...

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -28,7 +29,7 @@ from whence.network.operations import is_inplace, name_of
 __all__ = ["HomogeneousCoordinate", "bias_mass", "with_coordinate"]
 
 
-def with_coordinate(images: Images) -> Images:
+def with_coordinate(images: Images) -> Float[Tensor, "b d h w"]:
     """Return images with the coordinate 1 as an extra channel, ``(b, c + 1, h, w)``."""
     return torch.cat([images, torch.ones_like(images[:, :1])], dim=1)
 
@@ -71,7 +72,7 @@ class HomogeneousCoordinate:
         what = f"{multiplied} operations take their constants times an extra input channel"
         return made, Change(path="", what=what, parameters=0)
 
-    def images(self, images: Images) -> Images:
+    def images(self, images: Images) -> Float[Tensor, "b d h w"]:
         """Return the images with the coordinate 1."""
         return with_coordinate(images)
 

@@ -10,35 +10,17 @@ import torch
 from torch import nn
 
 from whence.convert.change import Change, Route, Wrapping
-from whence.convert.cures import (
-    ClampGuards,
-    ScaleOnlyNorms,
-    SizedConstants,
-    UnitAttention,
-    UnitGates,
-)
+from whence.convert.coordinate import HomogeneousCoordinate, bias_mass
+from whence.convert.names import ROUTES
 from whence.convert.report import ConversionReport, DivergenceWarning, refusals_in
-from whence.convert.routes import ReplaceActivations, ScaleOnlyBatchNorms, StripBiases
 from whence.convert.scales import layer_scales
 from whence.convert.surgery import GraphRoute, opened
-from whence.convert.wrapper import NormWrapper, Wrapped, energy_share
+from whence.convert.wrapper import Wrapped, energy_share
 from whence.core import Images, Logit, logits_of
 from whence.errors import UnsupportedOperation
 from whence.network import Network
 
-__all__ = ["ROUTES", "Conversion", "converted", "x_dnn"]
-
-ROUTES: tuple[Route, ...] = (
-    StripBiases(),
-    ScaleOnlyBatchNorms(),
-    ReplaceActivations(),
-    ClampGuards(),
-    UnitAttention(),
-    UnitGates(),
-    ScaleOnlyNorms(),
-    SizedConstants(),
-)
-"""Everything that can be exchanged operation by operation, in the order in which it is done."""
+__all__ = ["Conversion", "converted", "x_dnn"]
 
 
 @final
@@ -113,14 +95,16 @@ def converted(
     made, more = operated(made, images, by_part)
     changes += more
     seen = images
-    shares = None
+    shares = mass = None
     for wrapping in (route for route in routes if isinstance(route, Wrapping)):
         inner = made
         made, change = wrapping.wrapped(made, seen)
         changes.append(change)
-        if isinstance(wrapping, NormWrapper) and isinstance(made, Wrapped):
+        if isinstance(made, Wrapped):
             shares = energy_of(inner, made, seen)
         seen = wrapping.images(seen)
+        if isinstance(wrapping, HomogeneousCoordinate):
+            mass = mass_of(made, seen)
     network = Network.read(made, seen)
     with torch.no_grad():
         kept = (before(images).argmax(dim=1) == network(seen).argmax(dim=1)).double().mean()
@@ -132,6 +116,7 @@ def converted(
         scales=layer_scales(before, network, images, seen),
         kept=float(kept),
         energy_share=shares,
+        bias_mass=mass,
     )
     if report.diverging:
         warnings.warn(report.divergence, DivergenceWarning, stacklevel=2)
@@ -160,3 +145,12 @@ def energy_of(inner: nn.Module, outer: Wrapped, images: Images) -> float:
         classes = logits_of(outer(images)).argmax(dim=1)
     shares = energy_share(inner, images, Logit(classes), radius=float(outer.radius))
     return float(shares.mean())
+
+
+def mass_of(model: nn.Module, images: Images) -> tuple[float, float]:
+    """Return the mean logit of the predicted class, and what the last channel accounts for."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        source = images.detach().clone().requires_grad_()
+        values = logits_of(model(source)).max(dim=1).values
+        (gradient,) = torch.autograd.grad(values.sum(), source)
+    return float(values.detach().mean()), float(bias_mass(source.detach() * gradient).mean())

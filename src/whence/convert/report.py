@@ -49,6 +49,8 @@ class ConversionReport:
         kept: Share of the images whose predicted class did not change.
         energy_share: The mean share of the attribution that is mere pixel energy, for a wrapped
             network; it explains nothing.
+        bias_mass: The mean logit of the predicted class, and how much of it is the value of the
+            extra feature, for a network with a homogeneous coordinate.
     """
 
     changes: tuple[Change, ...]
@@ -57,6 +59,7 @@ class ConversionReport:
     scales: tuple[LayerScale, ...]
     kept: float
     energy_share: float | None = None
+    bias_mass: tuple[float, float] | None = None
 
     @property
     def holds(self) -> bool:
@@ -95,6 +98,11 @@ class ConversionReport:
             lines.append(
                 f"{self.energy_share:.0%} of the attribution is mere pixel energy, which explains "
                 f"nothing: what the network's biases and norms account for."
+            )
+        if self.bias_mass is not None:
+            lines.append(
+                f"Of the predicted logit, {self.bias_mass[0]:.3g} on average, biases account for "
+                f"{self.bias_mass[1]:.3g}: the value of the extra feature."
             )
         if self.refusals:
             lines.append(f"{len(self.refusals)} operations still break homogeneity:")

@@ -46,7 +46,7 @@ class LayerScale:
 
 
 def layer_scales(
-    before: Network, after: Network, images: Images, seen: Images
+    before: Network, after: Network, images: Images, seen: Tensor
 ) -> tuple[LayerScale, ...]:
     """Return the scale of every layer that both networks have: a forward pass of each.
 
