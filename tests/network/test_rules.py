@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from whence.errors import SettingError
 from whence.network import (
     DECONVOLUTION,
     GUIDED_BACKPROPAGATION,
@@ -109,7 +110,9 @@ def test_a_rule_applies_where_it_says():
     torch.testing.assert_close(gradient(network.under([by_path])), 2 * plain)
     all_convolutions = Rule(operations=frozenset({"conv2d"}), function=doubling)
     torch.testing.assert_close(gradient(network.under([all_convolutions])), 4 * plain)
-    nowhere = Rule(operations=frozenset({"conv2d"}), function=doubling, where=lambda p: False)
+    nowhere = Rule(
+        operations=frozenset({"conv2d"}), function=doubling, where=lambda p: False, optional=True
+    )
     torch.testing.assert_close(gradient(network.under([nowhere])), plain)
 
 
@@ -133,7 +136,7 @@ def test_a_rule_is_asked_about_every_operation_of_its_name_once_in_order():
         return False
 
     operations = frozenset({"conv2d", "relu"})
-    rule = Rule(operations=operations, function=doubling, where=note)
+    rule = Rule(operations=operations, function=doubling, where=note, optional=True)
     Network.read(Modules(), IMAGES).under([rule])
     assert asked == [
         Place(name="conv2d", path="one", first=True, depth=0, height=2, sources=SOURCES[0]),
@@ -201,3 +204,41 @@ def test_the_same_rules_asked_for_again_give_the_same_network():
     assert network.under((GUIDED_BACKPROPAGATION,)) is guided
     assert network.under([DECONVOLUTION]) is not guided
     assert places(network.module) is places(network.module)
+
+
+class Smooth(Modules):
+    def forward(self, images):
+        return self.head(functional.gelu(self.two(functional.gelu(self.one(images)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("rule", [GUIDED_BACKPROPAGATION, DECONVOLUTION])
+def test_a_rule_that_fits_no_operation_is_refused_with_those_that_there_are(rule):
+    network = Network.read(Smooth(), IMAGES)
+    with pytest.raises(
+        SettingError, match=r"A rule for relu fits no operation.*it has conv2d, gelu"
+    ):
+        network.under([rule])
+    with pytest.raises(SettingError, match="for relu fits no operation"):
+        network.under([Rule(operations=frozenset({"conv2d"}), function=doubling), rule])
+
+
+def test_a_misspelt_operation_is_refused_with_the_closest():
+    network = Network.read(Modules(), IMAGES)
+    with pytest.raises(SettingError, match=r"Did you mean conv2d\? network\.describe"):
+        network.under([Rule(operations=frozenset({"conv2"}), function=doubling)])
+
+
+def test_a_rule_for_places_that_are_not_there_is_refused_with_those_that_are():
+    network = Network.read(Modules(), IMAGES)
+    rule = Rule(
+        operations=frozenset({"conv2d"}), function=doubling, where=lambda p: p.path == "three"
+    )
+    with pytest.raises(SettingError, match=r"accepts none of the 2 places: one, two\. network"):
+        network.under([rule])
+
+
+def test_a_rule_whose_operations_all_went_to_another_is_no_mistake():
+    network = Network.read(Modules(), IMAGES)
+    rule = Rule(operations=frozenset({"conv2d"}), function=doubling)
+    again = Rule(operations=frozenset({"conv2d"}), function=lambda op, *args: op(*args))
+    torch.testing.assert_close(gradient(network.under([rule, again])), 4 * gradient(network))

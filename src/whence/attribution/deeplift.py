@@ -82,7 +82,7 @@ def difference_rules(network: Network) -> list[Rule]:
         ("norm linalg_vector_norm", differences.length, everywhere),
     ]
     made = [
-        Rule(operations=frozenset(names.split()), function=function, where=where)
+        Rule(operations=frozenset(names.split()), function=function, where=where, optional=True)
         for names, function, where in table
     ]
     return [*made, *blocked_rules(unknown)]

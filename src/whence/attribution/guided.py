@@ -1,7 +1,7 @@
 r"""Guided back-propagation, deconvnet and guided Grad-CAM: other rules for a ReLU's gradient."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -63,7 +63,8 @@ def at_rectifiers(rule: Rule) -> list[Rule]:
     def passed(operation: Callable[..., Tensor], *arguments: object) -> Tensor:
         return operation(*arguments)
 
-    return [rule, Rule(operations=frozenset(CUTS), function=cut)]
+    cuts = Rule(operations=frozenset(CUTS), function=cut, optional=True)
+    return [replace(rule, optional=True), cuts]
 
 
 def rectified(network: Network, rule: Rule, method: str) -> Network:
@@ -229,7 +230,8 @@ class GuidedGradCAM:
             for start, stop in pace.spans(len(images)):
                 rows = torch.arange(start, stop, device=images.device)
                 target = scalar.at(rows).target
-                batch, value = both(plain, guided, target, images[start:stop])
+                with pace.watching(stop - start):
+                    batch, value = both(plain, guided, target, images[start:stop])
                 maps.append(batch)
                 values.append(value)
         return Account(values=torch.cat(maps), passes=1.0, explained=torch.cat(values))

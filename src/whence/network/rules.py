@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from whence.errors import SettingError
 from whence.network import rewrite
 from whence.network.layout import BatchAxis, batch_axes
 from whence.network.operations import module_path, name_of, nodes_in
@@ -23,6 +25,9 @@ __all__ = [
     "places",
     "under",
 ]
+
+SHOWN = 12
+"""How many module paths an error names."""
 
 LAYERS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"})
 """Operations with a weight, which count for how deep an operation stands."""
@@ -73,31 +78,67 @@ class Rule:
         where: Which of these operations; all by default.
         by_place: Whether ``function`` is first called with the place of each operation, and
             returns the function to call there.
+        optional: Whether a network in which the rule fits no operation is taken as it is;
+            otherwise that is an error, since the result would be another method's.
     """
 
     operations: frozenset[str]
     function: Callable[..., Any]
     where: Callable[[Place], bool] = field(default=everywhere)
     by_place: bool = False
+    optional: bool = False
 
 
 def under(module: GraphModule, rules: Sequence[Rule]) -> GraphModule:
     """Return the module with the first fitting rule applied to each operation.
 
     The nodes keep their names, so that the network can be cut at the same ones.
+
+    Raises:
+        SettingError: If a rule that is not optional fits no operation.
     """
     graph, _ = rewrite.copied(module.graph)
     rewrite.functional(graph)
     axes = batch_axes(graph) if any(rule.by_place for rule in rules) else {}
-    for node, place in placed(graph).items():
-        for rule in rules:
-            if place.name in rule.operations and rule.where(place):
-                function, name = rule.function, node.name
-                if rule.by_place:
-                    function = function(replace(place, batch=axes.get(node)))
-                rewrite.replaced(graph, node, function, node.target).name = name
-                break
+    found = placed(graph)
+    useless = [rule for rule in rules if not rule.optional]
+    for node, place in found.items():
+        fitting = next((rule for rule in rules if fits(rule, place)), None)
+        if fitting is None:
+            continue
+        function, name = fitting.function, node.name
+        if fitting.by_place:
+            function = function(replace(place, batch=axes.get(node)))
+        rewrite.replaced(graph, node, function, node.target).name = name
+        useless = [rule for rule in useless if rule is not fitting and not fits(rule, place)]
+    if useless:
+        raise SettingError(fits_nowhere(useless[0], tuple(found.values())))
     return rewrite.compiled(module, graph)
+
+
+def fits(rule: Rule, place: Place) -> bool:
+    """Return whether a rule is for the operation at a place."""
+    return place.name in rule.operations and rule.where(place)
+
+
+def fits_nowhere(rule: Rule, found: Sequence[Place]) -> str:
+    """Say that a rule fits no operation, and which there are."""
+    wanted = ", ".join(sorted(rule.operations))
+    there = [place for place in found if place.name in rule.operations]
+    if there:
+        paths = list(dict.fromkeys(place.path or "the forward" for place in there))
+        more = ", ..." if len(paths) > SHOWN else ""
+        why = f"`where` accepts none of the {len(there)} places: {', '.join(paths[:SHOWN])}{more}."
+    else:
+        names = sorted({place.name for place in found})
+        close = [k for name in rule.operations for k in get_close_matches(name, names, n=2)]
+        hint = f" Did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
+        why = f"the network has none; it has {', '.join(names)}.{hint}"
+    return (
+        f"A rule for {wanted} fits no operation of the network, so that it would change nothing: "
+        f"{why} network.describe() lists all operations. Rule(..., optional=True) is for rules "
+        f"that need not fit."
+    )
 
 
 PLACES: WeakKeyDictionary[GraphModule, tuple[Place, ...]] = WeakKeyDictionary()

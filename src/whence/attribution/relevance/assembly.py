@@ -128,9 +128,9 @@ def rule(
     """Return a rule for operations named in a text."""
     names = frozenset(operations.split())
     return (
-        Rule(operations=names, function=function)
+        Rule(operations=names, function=function, optional=True)
         if where is None
-        else Rule(operations=names, function=function, where=where)
+        else Rule(operations=names, function=function, where=where, optional=True)
     )
 
 
@@ -162,6 +162,7 @@ def under_composite(
             function=partial(layer_function, each, bias=bias),
             where=follows(chosen, each),
             by_place=True,
+            optional=True,
         )
         for each in dict.fromkeys(chosen.values())
     ]
@@ -171,7 +172,7 @@ def under_composite(
     rules = [
         *made,
         *signal_rules(weights=weights, bias=bias),
-        Rule(operations=curves, function=signals.passed),
+        Rule(operations=curves, function=signals.passed, optional=True),
         *blocked_rules(unknown),
     ]
     return simplified(network, network.under(rules), merge=relu_decides(chosen))
@@ -252,6 +253,7 @@ def signal_rules(*, weights: bool, bias: bool) -> list[Rule]:
                 function=partial(function, bias=bias),
                 where=where,
                 by_place=True,
+                optional=True,
             )
             for name, function, where in shifts
         ),
