@@ -76,7 +76,7 @@ def test_the_plan_never_falls_below_one_row_and_allows_for_the_images_themselves
 
 
 def test_the_budget_of_a_processor_is_fixed():
-    assert memory_budget(torch.device("cpu")) == 2**28
+    assert memory_budget(torch.device("cpu")) == 192 * MEBIBYTE
 
 
 @pytest.mark.parametrize("method", [Gradient(), IntegratedGradients(steps=6)])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whence.attribution.account import FORWARD, Account
-from whence.attribution.batching import Pace, check_batch_size
+from whence.attribution.batching import check_batch_size, forward_pace
 from whence.attribution.gradient import owned, recording, value_and_gradient
 from whence.core import Images, ModelScalar, ScalarFn, Target, check_logits
 from whence.errors import SettingError
@@ -109,7 +109,7 @@ class Layer:
             images = owned(images, create_graph=self.create_graph)
             network.check(images)
             cut = network.cut(self.node)
-            pace = Pace(f=f, images=images, batch_size=batch_size)
+            pace = forward_pace(f, images, batch_size)
             maps, values = [], []
             for start, stop in pace.spans(len(images)):
                 rows = torch.arange(start, stop, device=images.device)

@@ -152,7 +152,8 @@ class DeepLift:
             for first, last in pace.spans(len(images)):
                 rows = torch.arange(first, last, device=images.device)
                 target = scalar.at(rows).target
-                parts.append(compared(other, target, images[first:last], start[first:last]))
+                with pace.watching(last - first):
+                    parts.append(compared(other, target, images[first:last], start[first:last]))
         shares, values, reference = (torch.cat(part) for part in zip(*parts, strict=True))
 
         def trace(row: int) -> tuple[Loss, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whence.attribution.account import FORWARD, Account
-from whence.attribution.batching import Pace, check_batch_size
+from whence.attribution.batching import Pace, check_batch_size, forward_pace
 from whence.attribution.cam import Layer, enlarged, network_of
 from whence.attribution.gradient import check_values, owned, recording
 from whence.core import Baseline, Images, ScalarFn, Zero
@@ -265,7 +265,7 @@ class ScoreCAM:
             images = owned(images)
             network.check(images)
             cut = network.cut(self.node)
-            pace = Pace(f=f, images=images, batch_size=self.batch_size)
+            pace = forward_pace(f, images, self.batch_size)
             parts, channels = [], 0
             for index in range(len(images)):
                 row = torch.tensor([index], device=images.device)

@@ -159,7 +159,8 @@ class LRP:
                 rows = torch.arange(start, stop, device=images.device)
                 ledger: Ledger = []
                 target = scalar.at(rows).target
-                parts.append(shared_out(other, target, images[start:stop], ledger))
+                with pace.watching(stop - start):
+                    parts.append(shared_out(other, target, images[start:stop], ledger))
                 ledgers.append(ledger)
         relevance, values, reference = (torch.cat(p) for p in zip(*parts, strict=True))
         taken = by_operation(ledgers)
