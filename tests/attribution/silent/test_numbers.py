@@ -45,10 +45,10 @@ def test_half_precision_is_added_up_in_single(dtype, generator):
     images = 1 + torch.rand(2, 3, 8, 8, generator=generator)
     f = ModelScalar(lambda x: x.flatten(1).square()[:, :4], logit(1))
     exact = IntegratedGradients(steps=200)(f, images)
-    values = IntegratedGradients(steps=200)(f, images.to(dtype))
+    values = IntegratedGradients(steps=200, batch_size=2)(f, images.to(dtype))
     assert values.dtype == dtype
     error = (values.float() - exact).abs().max() / exact.abs().max()
-    assert error < {torch.bfloat16: 0.014, torch.float16: 0.002}[dtype]
+    assert error < {torch.bfloat16: 0.006, torch.float16: 0.0006}[dtype]
     if dtype is torch.float16:
         return
     slopes = torch.zeros(2, 192, dtype=dtype)
