@@ -26,7 +26,7 @@ from whence.adapters.transformers import (
     transformers_preprocessing,
 )
 from whence.adapters.weights import check_finite, count_classes, load_weights, read_weights
-from whence.core import check_logits, logits_of
+from whence.core import check_logits, check_weights, logits_of
 from whence.errors import SettingError, ShapeError, TargetError, WeightsError, WhenceError
 
 __all__ = ["LoadedModel", "load_model"]
@@ -253,6 +253,7 @@ def outputs(module: nn.Module, preprocessing: Preprocessing) -> int:
         with torch.no_grad():
             logits = logits_of(module(black))
     except Exception as error:
+        check_weights(module, black)
         msg = (
             f"The model does not take pictures of shape {tuple(black.shape)}, which its "
             f"preprocessing ({preprocessing.source}) makes: {error}. Give the preprocessing."

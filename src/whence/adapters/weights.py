@@ -158,6 +158,12 @@ def unwrapped(found: object, path: Path) -> dict[str, Tensor]:
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
     """Refuse NaN and infinity, naming the first tensor that holds one."""
     for name, value in state.items():
+        if value.is_meta:
+            msg = (
+                f"{where} has weights on the device 'meta', such as {name!r}: shapes without "
+                f"values. Load the values, or build it on 'cpu'."
+            )
+            raise WeightsError(msg)
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             kind = "NaN" if bool(torch.isnan(value).any()) else "infinity"

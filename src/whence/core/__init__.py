@@ -26,6 +26,7 @@ from whence.core.scalar import (
     check_images,
     check_logits,
     check_mode,
+    check_weights,
     logits_from,
     logits_of,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "check_images",
     "check_logits",
     "check_mode",
+    "check_weights",
     "contrast",
     "fingerprint_data",
     "fingerprint_model",

@@ -18,6 +18,7 @@ __all__ = [
     "check_images",
     "check_logits",
     "check_mode",
+    "check_weights",
     "logits_from",
     "logits_of",
 ]
