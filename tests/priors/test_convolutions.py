@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from whence.network import Network
 from whence.priors.convolutions import Convolution, FastConvolutions
 
 SETTINGS = [
@@ -110,6 +111,22 @@ def test_what_has_nothing_to_gain_stays_with_torch(kind, drawn, monkeypatch):
     with FastConvolutions(), torch.set_grad_enabled(kind != "no gradient"):
         found = functional.conv2d(x, w, **settings)
     torch.testing.assert_close(found, functional.conv2d(x, w, **settings))
+
+
+def test_the_graph_of_a_network_takes_part(generator):
+    images = torch.randn(2, 2, 6, 6, generator=generator)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)).eval()
+    network = Network.read(model, images)
+    source = images.clone().requires_grad_()
+    names = set()
+    with FastConvolutions():
+        pending = [network(source).grad_fn]
+    while pending:
+        node = pending.pop()
+        names.add(type(node).__name__)
+        pending += [one for one, _ in node.next_functions if one is not None]
+    assert "ConvolutionBackward" in names
+    assert "ConvolutionBackward0" not in names
 
 
 def test_autocast_and_function_transforms_stay_with_torch(monkeypatch):

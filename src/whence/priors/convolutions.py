@@ -20,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["FastConvolutions"]
 
 convolution_backward = torch.ops.aten.convolution_backward.default
+CALLS = (functional.conv2d, torch.ops.aten.conv2d.default)
+"""A convolution as a module calls it, and as the graph of a network does."""
+
 AXES = 4
 
 Settings: TypeAlias = tuple[list[int], list[int], list[int], int]
@@ -49,7 +52,7 @@ class FastConvolutions(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 - any function of torch
         """Call the function, or ours in its place."""
         del types
-        if func is functional.conv2d:
+        if func in CALLS:
             found = convolved(*args, **(kwargs or {}))
             if found is not None:
                 return found

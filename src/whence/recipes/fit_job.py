@@ -251,7 +251,8 @@ class Task:
 def needs_network(prior: Prior) -> bool:
     """Return whether the prior's method works on the layers of a network."""
     return any(
-        type(prior.method) is entry.make and entry.card.needs == "a network" for entry in CATALOGUE
+        type(prior.method) is entry.make and entry.card.needs.startswith("a network")
+        for entry in CATALOGUE
     )
 
 
