@@ -241,6 +241,10 @@ def test_every_method_of_the_catalogue_explains_a_small_network_by_name(card):
         with pytest.raises(WhenceError, match="attention"):
             explain(small(), images, method=card.name)
         return
+    if card.name == "x-gradient":
+        with pytest.raises(WhenceError, match="needs an X-DNN"):
+            explain(small(), images, method=card.name)
+        return
     result = explain(small(), images, method=card.name)
     assert result.values.shape[0] == 2
     assert result.values.isfinite().all()

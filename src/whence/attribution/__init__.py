@@ -25,6 +25,7 @@ from whence.attribution.relevance import LRP, Assignment, Composite, composite_n
 from whence.attribution.soundness import SoundnessSaliency
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
 from whence.attribution.superpixels import SLIC, Grid, Superpixels, superpixels_named
+from whence.attribution.xgradient import XGradient
 
 __all__ = [
     "CATALOGUE",
@@ -75,6 +76,7 @@ __all__ = [
     "TransformerAttribution",
     "VarGrad",
     "XGradCAM",
+    "XGradient",
     "as_quantus",
     "attribute",
     "captum_method",

@@ -18,6 +18,7 @@ from whence.attribution.occlusion import RISE, Occlusion
 from whence.attribution.path import IntegratedGradients
 from whence.attribution.soundness import SoundnessSaliency
 from whence.attribution.stepwise import IDGI, BlurIG, GuidedIG
+from whence.attribution.xgradient import XGradient
 from whence.core import MethodCard
 
 __all__ = ["ENTRIES", "Entry"]
@@ -59,6 +60,17 @@ ENTRIES: tuple[Entry, ...] = (
             reference="Shrikumar et al. (2016), arXiv:1605.01713, section 2",
         ),
         make=InputXGradient,
+    ),
+    Entry(
+        card=MethodCard(
+            name="x-gradient",
+            family="gradient",
+            passes="1",
+            needs="a network that is an X-DNN",
+            complete="f(x), exactly; every other network is refused",
+            reference="Hesse, Schaub-Meyer and Roth (2021), arXiv:2111.07668, Definition 3.5",
+        ),
+        make=XGradient,
     ),
     Entry(
         card=MethodCard(
