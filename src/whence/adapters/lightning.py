@@ -31,7 +31,7 @@ from whence.adapters.training import (
 from whence.core import ImageData, Progress, check_logits, logits_of, silent
 from whence.errors import MissingExtra, NumericsError
 
-__all__ = ["is_first_process", "train"]
+__all__ = ["is_first_process", "train", "wait_for_all"]
 
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -111,6 +111,12 @@ def is_first_process() -> bool:
     """Return whether this process is the only one, or the one that writes."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
     return all(int(os.environ.get(name) or 0) == 0 for name in names)
+
+
+def wait_for_all() -> None:
+    """Wait until all processes of a training are here, if there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def opened() -> Any:  # noqa: ANN401 - an optional library

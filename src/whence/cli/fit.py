@@ -199,6 +199,7 @@ def fit(  # noqa: PLR0913 - one argument for each option
     training without one and without biases is in the table, too.
     """
     del verbose
+    from whence.adapters.lightning import is_first_process
     from whence.adapters.training import TrainingSettings
     from whence.recipes.fit import fit as run
     from whence.recipes.fit_load import load_fit_data, load_for_fit, load_prior
@@ -268,7 +269,8 @@ def fit(  # noqa: PLR0913 - one argument for each option
     except KeyboardInterrupt as stop:
         typer.echo(f"\nStopped. {left_in(out)}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
-    show(record, out, as_json=as_json)
+    if is_first_process():
+        show(record, out, as_json=as_json)
 
 
 def numbers(text: str) -> list[float]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from whence.adapters.lightning import is_first_process, train
+from whence.adapters.lightning import is_first_process, train, wait_for_all
 from whence.adapters.training import EpochRow, TrainingSettings
 from whence.attribution.catalogue import CATALOGUE
 from whence.convert import StripBiases, converted, x_dnn
@@ -163,6 +163,7 @@ class Job:
         if is_first_process():
             save_weights(module, place / "weights.safetensors")
             save_row(row, finished)
+        wait_for_all()
         self.remember(one, place)
         return row
 
