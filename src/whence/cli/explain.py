@@ -1,5 +1,7 @@
 """`whence explain`: which pixels of these images does the prediction come from?"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,45 +104,47 @@ def explain(  # noqa: PLR0913 - one argument for each option
     from whence.recipes.load import pairs, spread
 
     place = Path(f"explain-{stem_of(source)}") if out is None else out
-    refuse_taken(place, overwrite=overwrite)
-    loaded = load_subject(
-        model,
-        weights=weights,
-        classes=classes,
-        settings=input_ or (),
-        device=device,
-        download=download,
-    )
-    chosen = method_named(
-        method, pairs(set_ or (), "steps=64"), normalisation=loaded.preprocessing.normalisation
-    )
-    if references is not None:
-        chosen = with_references(chosen, references, loaded)
-    data = load_images(source, loaded)
-    batches = list(data.batches(count, spread(len(data), count)))
-    images, labels, indices = (
-        torch.cat([getattr(batch, part) for batch in batches])
-        for part in ("images", "labels", "indices")
-    )
-    with bars(quiet=as_json) as progress:
-        result = run(
-            loaded,
-            images,
-            target=class_of(target, loaded),
-            versus=None if versus is None else class_of(versus, loaded),
-            method=chosen,
-            labels=labels if data.labels is not None else None,
-            batch_size=batch_size,
-            names=[data.name(index) for index in indices.tolist()],
-            classes=data.classes or None,
-            command=command_line(),
-            progress=progress,
+    settings = pairs(set_ or (), "steps=64")
+    method_named(method, settings)  # what is wrong with it is said before anything is loaded
+    with reserved(place, overwrite=overwrite) as folder:
+        loaded = load_subject(
+            model,
+            weights=weights,
+            classes=classes,
+            settings=input_ or (),
+            device=device,
+            download=download,
         )
-    written = write(result, place, overwrite=overwrite)
+        chosen = method_named(method, settings, normalisation=loaded.preprocessing.normalisation)
+        if references is not None:
+            chosen = with_references(chosen, references, loaded)
+        data = load_images(source, loaded)
+        batches = list(data.batches(count, spread(len(data), count)))
+        images, labels, indices = (
+            torch.cat([getattr(batch, part) for batch in batches])
+            for part in ("images", "labels", "indices")
+        )
+        with bars(quiet=as_json) as progress:
+            result = run(
+                loaded,
+                images,
+                target=class_of(target, loaded),
+                versus=None if versus is None else class_of(versus, loaded),
+                method=chosen,
+                labels=labels if data.labels is not None else None,
+                batch_size=batch_size,
+                names=[data.name(index) for index in indices.tolist()],
+                classes=data.classes or None,
+                command=command_line(),
+                progress=progress,
+            )
+        written = write(result, place, folder)
     if as_json:
-        say_json(overview(result, written, data.skipped))
+        say_json({**overview(result, written, data.skipped), "target": target, "versus": versus})
     else:
-        show(result, written, data.skipped, verbose=verbose)
+        asked = "" if target == "predicted" else f" of {target}"
+        asked += "" if versus is None else f", not {versus}"
+        show(result, written, data.skipped, asked=asked, verbose=verbose)
 
 
 def stem_of(source: str) -> str:
@@ -148,13 +152,23 @@ def stem_of(source: str) -> str:
     return Path(source.partition("#")[0].rpartition(":")[2]).stem or "images"
 
 
-def refuse_taken(place: Path, *, overwrite: bool) -> None:
-    """Refuse a picture file that is there already, before any work is done."""
-    from whence.errors import OutputError
+@contextmanager
+def reserved(place: Path, *, overwrite: bool) -> Iterator[Path | None]:
+    """Yield a folder that takes its place in the end, or None for a picture alone.
 
-    if place.suffix.lower() == ".png" and place.exists() and not overwrite:
+    A place that is taken, or cannot be written, is refused before any work is done.
+    """
+    from whence.errors import OutputError
+    from whence.results import new_folder
+
+    if place.suffix.lower() != ".png":
+        with new_folder(place, overwrite=overwrite) as folder:
+            yield folder
+        return
+    if place.exists() and not overwrite:
         msg = f"{place} exists already. Give another name, or --overwrite to replace it."
         raise OutputError(msg)
+    yield None
 
 
 def class_of(text: str, model: "LoadedModel") -> str | int:
@@ -214,17 +228,16 @@ def with_references(method: "AnyMethod", source: str, model: "LoadedModel") -> "
     return replace(method, references=bank)
 
 
-def write(result: "Explanation", place: Path, *, overwrite: bool) -> dict[str, str]:
-    """Write the picture, or a folder with everything; return what was written."""
+def write(result: "Explanation", place: Path, folder: Path | None) -> dict[str, str]:
+    """Write the picture, or everything into a folder; return what will lie where."""
     from whence.report import write_explanation
-    from whence.results import new_folder, save_explanation
+    from whence.results import save_explanation
 
-    if place.suffix.lower() == ".png":
+    if folder is None:
         return {"overlay": str(result.plot(place))}
-    with new_folder(place, overwrite=overwrite) as folder:
-        save_explanation(result.record, folder)
-        result.plot(folder / "overlay.png")
-        write_explanation(result.record, folder / "report.html")
+    save_explanation(result.record, folder)
+    result.plot(folder / "overlay.png")
+    write_explanation(result.record, folder / "report.html")
     return {
         "out": str(place),
         "report": str(place / "report.html"),
@@ -283,9 +296,10 @@ def show(
     written: dict[str, str],
     skipped: tuple[tuple[str, str], ...],
     *,
+    asked: str,
     verbose: bool,
 ) -> None:
-    """Print what was found: one line per image."""
+    """Print what was found: one line per image; ``asked`` says what was explained, if told."""
     from whence.report.words import brief_method
 
     names = result.model.classes
@@ -302,12 +316,13 @@ def show(
                 name,
                 names[int(result.predictions[at])],
                 f"{100 * float(result.confidences[at]):.1f} %",
-                f"explained {value:.4g}",
+                f"explained{asked} {value:.4g}",
                 gap,
             )
         )
     say(table(rows))
-    say(faint(f"{brief_method(str(result.method))}, {result.cost:.4g} passes per image"))
+    unit = "pass" if result.cost <= 1 else "passes"
+    say(faint(f"{brief_method(str(result.method))}, {result.cost:.4g} {unit} per image"))
     if result.warning:
         say(faint(result.warning))
     for name, reason in skipped:
