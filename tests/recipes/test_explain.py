@@ -57,6 +57,21 @@ def test_the_values_are_the_methods_own_to_the_bit(model, images):
     assert torch.equal(result.explained, model(images).amax(dim=1))
 
 
+@pytest.mark.parametrize("method", ["gradient", "grad-cam", "lrp"])
+def test_fast_gives_the_same_maps_to_rounding(method, images, monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), small()[1], nn.Conv2d(5, 3, 1))
+    model = nn.Sequential(*model, *small()[:1], *small()[1:]).eval()
+    model[1].running_mean.fill_(0.3)
+    plain = explain(model, images, method=method)
+    folded = []
+    tuned = Network.tuned
+    monkeypatch.setattr(Network, "tuned", lambda network: folded.append(1) or tuned(network))
+    quick = explain(model, images, method=method, fast=True)
+    assert folded == [1]
+    torch.testing.assert_close(quick.values, plain.values, rtol=1e-4, atol=1e-6)
+    assert torch.equal(quick.predictions, plain.predictions)
+
+
 def test_a_name_with_settings_is_the_method_with_these_settings(model, images):
     named = explain(model, images, method="integrated-gradients", settings={"steps": "8"})
     assert named.method == IntegratedGradients(steps=8)

@@ -165,10 +165,9 @@ class Line:
         points = torch.tensor(rule.points, dtype=start.dtype, device=start.device)
         rows = [rule.weights, *rule.ahead]
         weights = torch.tensor(rows, dtype=sum_dtype(start), device=start.device)
-        parts: list[Tensor] = []
+        sums = weights.new_zeros(len(rows), *start.shape)
         for first, last in pace.spans(len(which)):
             own = torch.arange(first, last, device=start.device)
-            total = weights.new_zeros(len(rows), *start[first:last].shape)
             for begin, end in pace.spans(len(points), width=last - first):
                 places = points[begin:end].view(-1, 1, 1, 1, 1)
                 batch = (start[first:last] + places * change[first:last]).flatten(0, 1)
@@ -178,9 +177,8 @@ class Line:
                     )
                 grid = gradient.reshape(end - begin, last - first, *gradient.shape[1:])
                 share = weights[:, begin:end]
-                total = total + torch.tensordot(share, grid.to(weights.dtype), dims=1)
-            parts.append(total)
-        return torch.cat(parts, dim=1)
+                sums[:, first:last] += torch.tensordot(share, grid.to(weights.dtype), dims=1)
+        return sums
 
 
 def relative_gap(values: Tensor, reference: Tensor) -> Tensor:

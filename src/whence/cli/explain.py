@@ -91,6 +91,14 @@ def explain(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     batch_size: BatchSize = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Fold batch norms and reorder memory first: the same maps to rounding, sooner.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -133,6 +141,7 @@ def explain(  # noqa: PLR0913 - one argument for each option
                 method=chosen,
                 labels=labels if data.labels is not None else None,
                 batch_size=batch_size,
+                fast=fast,
                 names=[data.name(index) for index in indices.tolist()],
                 classes=data.classes or None,
                 command=command_line(),
