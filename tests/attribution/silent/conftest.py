@@ -33,6 +33,8 @@ CHEAP = {
 COMPOSITES = ("epsilon", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
 ATTENTION = {"attention-rollout", "transformer-attribution"}
 RELU = {"guided-backpropagation", "deconvnet", "guided-grad-cam"}
+HOMOGENEOUS = {"x-gradient"}
+"""Refused on networks with biases, as these are."""
 
 FEW = {"steps": 3, "samples": 4, "masks": 8, "searches": 2, "draws": 2}
 
@@ -55,7 +57,10 @@ X-Gradient refuses networks that are no X-DNN, as these are; it has tests of its
 
 def pytest_generate_tests(metafunc):
     """Run tests that ask for ``name`` and ``convolutional_method`` or ``token_method`` for all."""
-    without = {"convolutional_method": ATTENTION, "token_method": RELU}
+    without = {
+        "convolutional_method": ATTENTION | HOMOGENEOUS,
+        "token_method": RELU | HOMOGENEOUS,
+    }
     for fixture, others in without.items():
         if fixture in metafunc.fixturenames:
             chosen = {name: method for name, method in EVERY.items() if name not in others}

@@ -27,7 +27,9 @@ GRADIENTS = [
     IntegratedGradients(steps=3, batch_size=1),
     SmoothGrad(samples=2),
 ]
-FROM_CALLABLES = {entry.card.name for entry in CATALOGUE if entry.card.needs == "any callable"}
+FROM_CALLABLES = {entry.card.name for entry in CATALOGUE if entry.card.needs == "any callable"} - {
+    "x-gradient"
+}
 
 
 class Normed(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from whence.attribution import LRP, DeepLift, InputXGradient, attribute
-from whence.attribution.relevance import Composite, Gamma
+from whence.attribution.relevance import Composite, GeneralisedGamma
 from whence.core import ModelScalar, logit
 from whence.errors import UnsupportedOperation
 from whence.network import Network
@@ -184,7 +184,7 @@ def transformer_of(make, depth):
 def test_relevance_does_not_explode_on_a_deep_transformer(depth, attention, make, images):
     """In single precision, where others reach 1e24 to infinity."""
     model, single = transformer_of(make, depth).float(), images.float()
-    method = LRP(composite=Composite(otherwise=Gamma(gamma=0.1)), attention=attention)
+    method = LRP(composite=Composite(otherwise=GeneralisedGamma(gamma=0.1)), attention=attention)
     result = attribute(method, read_as(model, single), single)
     assert result.values.isfinite().all()
     assert (result.total.abs() < 100 * result.explained.abs().max()).all()

@@ -152,3 +152,11 @@ def test_cutting_at_zero_is_a_relu(way, method, by_hand):
     values, expected = by_hand(way, method).values, by_hand("relu", method).values
     assert values.any()
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("way", ["clean", *WAYS])
+def test_x_gradient_is_refused_with_biases_however_the_network_is_written(way, read, images):
+    from whence.attribution import method_named
+
+    with pytest.raises(UnsupportedOperation, match="needs an X-DNN"):
+        method_named("x-gradient")(ModelScalar(read(way)[1], logit(0)), images)

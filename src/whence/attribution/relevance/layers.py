@@ -100,9 +100,9 @@ class LinearMap:
         name = getattr(self.operation, "overloadpacket", self.operation).__name__
         back = {"conv1d": grad.conv1d_input, "conv2d": grad.conv2d_input}.get(name)
         if back is None or any(isinstance(setting, str) for setting in self.settings):
-            zeros = outputs.new_zeros(self.shape)
-            pull = torch.func.vjp(lambda inputs: self(inputs, weight), zeros)[1]
-            return pull(outputs)[0]  # type: ignore[no-any-return]
+            with torch.enable_grad():
+                zeros = outputs.new_zeros(self.shape, requires_grad=True)
+                return torch.autograd.grad(self(zeros, weight.detach()), zeros, outputs)[0]
         return back(self.shape, weight, outputs, *self.settings)  # type: ignore[no-any-return,no-untyped-call]
 
 

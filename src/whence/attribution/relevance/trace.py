@@ -76,7 +76,9 @@ class Trace(Interpreter):
             return
         kept = value.detach()
 
-        def look(gradient: Tensor) -> None:
+        def look(gradient: Tensor | None) -> None:
+            if gradient is None:  # nothing arrives here: a constant for the rules
+                return
             if sign < 0 and self.broken is None and not gradient.isfinite().all():
                 self.broken = node
             size = unzero(kept) if start is None else kept - start
