@@ -21,6 +21,8 @@ MAY_TOUCH_A_MODEL = {
     "priors/fit.py": "a copy of the model is trained, made a line before",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",
     "attribution/readings.py": "a copy of the model's structure was made a word before",
+    "attribution/relevance/trace.py": "hooks and leaves are on activations of that one pass",
+    "network/finite.py": "the same: activations of one pass, which are let go with it",
     "attribution/relevance/differences.py": "the leaves are activations of our own graph",
     "attribution/relevance/signals.py": "the hook is on an activation of our own graph, as above",
     "recipes/digits.py": "it trains the network that it made itself",

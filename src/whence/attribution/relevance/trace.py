@@ -102,7 +102,7 @@ def pairs(value: Any, start: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401 - of
 def traced(
     network: Network,
     images: Tensor,
-    seed: Callable[[Tensor], Tensor],
+    begin: Callable[[Tensor], Tensor],
     *,
     base: dict[Node, Any] | None = None,
 ) -> tuple[tuple[Loss, ...], str | None]:
@@ -111,7 +111,7 @@ def traced(
     Args:
         network: The network under rules.
         images: One image.
-        seed: From logits to the relevance per logit at the start.
+        begin: From logits to the relevance per logit at the start.
         base: Values of the nodes from which differences count.
 
     Returns:
@@ -122,7 +122,7 @@ def traced(
     trace = Trace(module, base)
     leaf = images.detach().clone().requires_grad_()
     logits = trace.run(leaf)
-    start = seed(logits)
+    start = begin(logits)
     last = next(node for node in module.graph.nodes if node.op == "output").all_input_nodes[0]
     before = 0 if base is None else base[last]
     whole = float((start.double() * (logits.detach() - before).double()).sum())
