@@ -23,7 +23,7 @@ FULL := .venv/.installed-full
 DOCS := .venv/.installed-docs
 BENCH := .venv/.installed-bench
 
-.PHONY: help demo test parity bench bench-attribution bench-coverage lint docs clean
+.PHONY: help demo test parity bench bench-attribution bench-coverage reproduce-xdnn lint docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -52,6 +52,9 @@ bench-attribution: $(BENCH) ## Attribution beside other libraries: passes, time,
 
 bench-coverage: $(FULL) ## Every method on every model of the list: ok, not applicable, or an error
 	$(BIN)/python -m benchmarks.coverage
+
+reproduce-xdnn: $(FULL) ## Priors on NHANES I, beside the paper's numbers; resumable, needs the shared data
+	$(BIN)/python -m reproductions.xdnn.nhanes
 
 docs: $(DOCS) ## The manual, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
