@@ -114,10 +114,12 @@ def figures(
     reference = flops_of(setup.one_pass)
     passes = flops_of(work) / reference
     walls, cpus = [], []
+    before_it = clocked(setup.one_pass)
     for _ in range(1 if passes > MANY else rounds):
-        sides = [clocked(setup.one_pass), clocked(work), clocked(setup.one_pass)]
-        walls.append(2 * sides[1][0] / (sides[0][0] + sides[2][0]))
-        cpus.append(2 * sides[1][1] / (sides[0][1] + sides[2][1]))
+        spent, after_it = clocked(work), clocked(setup.one_pass)
+        walls.append(2 * spent[0] / (before_it[0] + after_it[0]))
+        cpus.append(2 * spent[1] / (before_it[1] + after_it[1]))
+        before_it = after_it
     return {
         "flops": round(passes, 3),
         "wall": round(statistics.median(walls), 3),
