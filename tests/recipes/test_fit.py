@@ -138,7 +138,7 @@ def test_a_comparison_that_was_stopped_goes_on_as_if_it_had_not_been(step, run, 
 
     def stop(stage, done, total):
         nonlocal count
-        count += stage == "training"
+        count += stage.startswith("training: ")
         if count == step:
             raise KeyboardInterrupt
 
@@ -315,3 +315,38 @@ def test_a_folder_with_another_training_or_anything_else_is_not_touched(run, tmp
     with pytest.raises(OutputError, match=r"'thesis\.tex', which no training wrote"):
         run(epochs=1, overwrite=True)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "mine"
+
+
+def test_images_that_could_not_be_used_are_told(run):
+    class Damaged:
+        title, classes = "damaged", ("column", "row")
+        skipped = (("7.png", "is truncated"),)
+
+        def __init__(self):
+            self.inner = tensors(60, 0)
+
+        def __len__(self):
+            return 60
+
+        def name(self, index):
+            return f"{index}.png"
+
+        def label(self, index):
+            return self.inner.label(index)
+
+        def batches(self, size, indices=None):
+            chosen = [k for k in (range(60) if indices is None else indices) if k != 7]
+            yield from self.inner.batches(size, chosen)
+
+        def fingerprint(self):
+            return "damaged"
+
+    record = run(train=Damaged(), epochs=1)
+    assert record.notes == ("1 of damaged could not be used: 7.png (is truncated)",)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    settings = TrainingSettings(device="cuda:99")
+    with pytest.raises(SettingError, match="'cuda:99' cannot be used"):
+        fit(network(), tensors(20, 0), out=tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from torch import nn
 
 from whence.adapters import LoadedModel
 from whence.adapters.lightning import is_first_process
+from whence.adapters.models import chosen_device
 from whence.adapters.training import TrainingSettings
 from whence.core import ImageData, Progress, logits_from, silent
 from whence.errors import NumericsError, SettingError
@@ -30,6 +31,7 @@ UNEVEN = 1.5
 
 CALIBRATION = 64
 SHARE = 0.2
+SHOWN = 3
 
 
 def fit(  # noqa: PLR0913 - the public face: every setting of a training
@@ -93,6 +95,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     """
     started = time.monotonic()
     settings = TrainingSettings() if settings is None else settings
+    chosen_device(settings.device)
     original = model.module if isinstance(model, LoadedModel) else model
     called = name or (model.name if isinstance(model, LoadedModel) else type(model).__name__)
     train = in_memory(train)
@@ -143,7 +146,11 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
         counts=tally,
         intercept=intercept_of(tally),
         trained_with_intercept=intercept,
-        notes=(*job.notes, *remarks(rows, chosen, after, tally, train.classes, settings)),
+        notes=(
+            *job.notes,
+            *left_out(train, validation),
+            *remarks(rows, chosen, after, tally, train.classes, settings),
+        ),
         seconds=time.monotonic() - started,
         command=command,
     )
@@ -192,6 +199,16 @@ def intercept_of(tally: Sequence[int]) -> tuple[float, ...]:
     logs = [math.log(count + 1) for count in tally]
     mean = sum(logs) / len(logs)
     return tuple(one - mean for one in logs)
+
+
+def left_out(*parts: ImageData) -> list[str]:
+    """Return which images could not be used."""
+    return [
+        f"{len(data.skipped)} of {data.title} could not be used: "
+        f"{'; '.join(f'{name} ({reason})' for name, reason in data.skipped[:SHOWN])}"
+        for data in parts
+        if data.skipped
+    ]
 
 
 def remarks(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -191,8 +192,12 @@ class Job:
             settings=self.settings,
             folder=place,
             watch=watch,
-            progress=self.progress,
+            progress=partial(self.told, one.name),
         )
+
+    def told(self, name: str, stage: str, done: int, total: int) -> None:
+        """Tell how far the training of this name is."""
+        self.progress(f"{stage}: {name}", done, total)
 
     def weighed(self, weight: float) -> Prior | None:
         """Return the prior with this weight, or none."""
