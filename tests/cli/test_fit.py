@@ -60,6 +60,19 @@ def test_one_document_for_programs(fit, document):
     assert found["command"].startswith("whence")
 
 
+def test_a_converted_network_is_kept_with_its_certificate_and_can_be_trained_on(
+    fit, whence, document
+):
+    assert fit("--convert").exit_code == 0
+    words = ("--method", "x-gradient", "--json")
+    explained = whence("explain", "test/plus/0.png", "--model", "run/x-dnn.safetensors", *words)
+    document(explained)
+    again = document(fit("--out", "again", "--json", model="run/x-dnn.safetensors"))
+    assert again["before"]["homogeneous"] is True
+    assert again["after"]["homogeneous"] is True
+    assert [row["name"] for row in again["rows"]] == ["no prior, bias-free"]
+
+
 def test_a_new_head_on_a_network_without_biases_brings_none_back(fit, document):
     found = document(fit("--new-head", "--json", model="model.py:free"))
     assert found["classes"] == ["circle", "plus", "square"]

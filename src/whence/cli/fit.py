@@ -303,4 +303,6 @@ def show(record: "FitRecord", out: Path, *, as_json: bool) -> None:
         return
     say(fit_text(record))
     say(f"\n{bold('Weights')}  {out / 'weights.safetensors'}")
+    if record.after.homogeneous:
+        say(f"{bold('X-DNN')}    {out / 'x-dnn.safetensors'}, with its certificate")
     say(f"{bold('Report')}   {out / 'report.md'}")

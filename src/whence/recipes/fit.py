@@ -8,21 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whence.adapters import LoadedModel
 from whence.adapters.lightning import is_first_process
 from whence.adapters.models import chosen_device
 from whence.adapters.training import TrainingSettings
+from whence.convert import save_x_dnn
 from whence.core import ImageData, Progress, logits_from, silent
 from whence.errors import NumericsError, SettingError
 from whence.priors import Prior
 from whence.recipes.fit_data import check_data, held_out, in_memory
 from whence.recipes.fit_job import Job, save_weights
 from whence.recipes.fit_record import FitRecord, FitRow, percent, save_record
-from whence.recipes.fit_run import Manifest, prepared
+from whence.recipes.fit_run import CERTIFIED, Manifest, prepared
 from whence.recipes.head import with_new_head
-from whence.recipes.measure import Measured, counts, sample
+from whence.recipes.measure import Measured, counts, device_of, sample
 
 __all__ = ["fit"]
 
@@ -59,9 +60,10 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     X-DNN of it, the control without biases, since removing biases alone changes what a network
     learns. The weight is chosen by the accuracy on the validation images (of several the lowest).
 
-    ``out`` holds ``weights.safetensors``, ``fit.json`` and ``report.md`` when all has ended, and
-    before that, under ``runs/``, the checkpoints and logs of each training, from which a run that
-    was stopped goes on with ``resume`` as if it had not been.
+    ``out`` holds ``weights.safetensors``, ``fit.json`` and ``report.md`` when all has ended, an
+    X-DNN also with its certificate as ``x-dnn.safetensors``; and before that, under ``runs/``, the
+    checkpoints and logs of each training, from which a run that was stopped goes on with
+    ``resume`` as if it had not been.
 
     Args:
         model: A classifier in eval mode, which is not touched.
@@ -156,8 +158,23 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     )
     if is_first_process():
         save_weights(made, job.folder / "weights.safetensors")
+        if after.homogeneous:
+            certified(made, some, job.folder / CERTIFIED, train.classes, model)
         save_record(record, job.folder)
     return record
+
+
+def certified(
+    made: nn.Module,
+    some: Tensor,
+    path: Path,
+    classes: Sequence[str],
+    model: nn.Module | LoadedModel,
+) -> None:
+    """Write an X-DNN with its certificate, which every command takes as its model."""
+    settings = model.preprocessing.describe() if isinstance(model, LoadedModel) else None
+    images = some.to(device_of(made))
+    save_x_dnn(made, images, path, classes=classes, preprocessing=settings, overwrite=True)
 
 
 def check_prior(prior: Prior | None, weights: Sequence[float], settings: TrainingSettings) -> None:

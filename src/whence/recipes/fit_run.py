@@ -16,11 +16,12 @@ from whence.errors import MismatchError, OutputError
 from whence.priors import Prior
 from whence.results.folder import write_whole
 
-__all__ = ["RUNS", "Manifest", "prepared"]
+__all__ = ["CERTIFIED", "RUNS", "Manifest", "prepared"]
 
 RUNS = "runs"
 MANIFEST = "settings.json"
-OURS = (MANIFEST, RUNS, "fit.json", "report.md", "weights.safetensors")
+CERTIFIED = "x-dnn.safetensors"
+OURS = (MANIFEST, RUNS, "fit.json", "report.md", "weights.safetensors", CERTIFIED)
 
 
 @final
