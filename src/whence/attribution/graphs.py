@@ -4,9 +4,9 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
 from torch.nn import Module
 
+from whence.attribution.readings import checksum
 from whence.core import ModelScalar, ScalarFn
 from whence.errors import SettingError
 from whence.network import Network
@@ -15,9 +15,9 @@ __all__ = ["graph_of", "remade"]
 
 Made = TypeVar("Made")
 
-Versions = tuple[tuple[int, int], ...]
+Contents = tuple[tuple[int, int], ...]
 
-MADE: WeakKeyDictionary[Network, dict[Hashable, tuple[Versions, Any]]] = WeakKeyDictionary()
+MADE: WeakKeyDictionary[Network, dict[Hashable, tuple[Contents, Any]]] = WeakKeyDictionary()
 """What was made of a network, for as long as it lives."""
 
 
@@ -40,23 +40,22 @@ def graph_of(f: ScalarFn, method: str) -> tuple[Network, ModelScalar]:
 
 
 def remade(network: Network, key: Hashable, make: Callable[[Network], Made]) -> Made:
-    """Return ``make(network)``, made once per key and made again after the weights changed."""
+    """Return ``make(network)``, made once per key and made again after the weights changed.
+
+    Every call looks at the weights' bytes, which takes less than a hundredth of a pass over a
+    batch: their version counters miss what is written through ``.data``.
+    """
     held = MADE.setdefault(network, {})
-    versions = versions_of(network.module)
-    if key in held and held[key][0] == versions:
+    contents = contents_of(network.module)
+    if key in held and held[key][0] == contents:
         found: Made = held[key][1]
         return found
     made = make(network)
-    held[key] = (versions, made)
+    held[key] = (contents, made)
     return made
 
 
-def versions_of(module: Module) -> Versions:
-    """Return where the weights lie and how often they were written."""
+def contents_of(module: Module) -> Contents:
+    """Return where the weights lie and a checksum of each."""
     tensors = [*module.parameters(), *module.buffers()]
-    return tuple((t.data_ptr(), version_of(t)) for t in tensors)
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written; of one made in inference mode that is unknown."""
-    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001 - has no public name
+    return tuple((t.data_ptr(), checksum(t)) for t in tensors)
