@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["convert"]
 
-CALIBRATE = 16
-"""Images of a source on which new scales are set."""
+CALIBRATE = 256
+"""Images of a source to which weights and scales are fitted."""
 
 
 def convert(  # noqa: PLR0913 - one argument for each option
@@ -53,15 +53,16 @@ def convert(  # noqa: PLR0913 - one argument for each option
             help="What to change, in this order; may be given several times. Without it: "
             "strip-biases, scale-batch-norms, activations, guards, attention, gates, norms, "
             "constants. Others: uncentred-batch-norms, drop-constants, homogeneous-coordinate, "
-            "norm-wrapper.",
+            "norm-wrapper, refit.",
         ),
     ] = None,
     images: Annotated[
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Images, such as the training set, on which new scales are set and the result is "
-            "tested; noise if not given, which is good enough where no norm or attention changes.",
+            help="Images, such as the training set (no labels are needed): weights and scales are "
+            "fitted to what the original does on 256 of them (route refit), which keeps most of "
+            "the accuracy. Noise without refit if not given.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -84,6 +85,8 @@ def convert(  # noqa: PLR0913 - one argument for each option
     from whence.recipes import load_subject
 
     routes = routes_named(route or ())
+    if images is not None and not route:
+        routes = (*routes, *routes_named(["refit"]))
     place = free_place(out, overwrite=overwrite)
     loaded = load_subject(
         model,
@@ -116,7 +119,9 @@ def convert(  # noqa: PLR0913 - one argument for each option
     say(str(made.report))
     say(f"\nWritten to {bold(str(place))} with its certificate.")
     if images is None:
-        say(faint("Tested on noise; --images SOURCE sets scales and tests on real images."))
+        say(
+            faint("Tested on noise; with --images SOURCE weights are fitted to what the model did.")
+        )
 
 
 def images_for(loaded: "LoadedModel", source: str | None) -> "Tensor":

@@ -12,6 +12,7 @@ from whence.convert.cures import (
 from whence.convert.files import CertifiedModel, load_x_dnn, read_certificate, save_x_dnn
 from whence.convert.model import Conversion, converted, x_dnn
 from whence.convert.names import ROUTE_NAMES, ROUTES, routes_named
+from whence.convert.refit import RefitLayers, Refitting
 from whence.convert.report import ConversionReport, DivergenceWarning, Refusal
 from whence.convert.routes import (
     ChannelScale,
@@ -39,6 +40,8 @@ __all__ = [
     "HomogeneousCoordinate",
     "LayerScale",
     "NormWrapper",
+    "RefitLayers",
+    "Refitting",
     "Refusal",
     "ReplaceActivations",
     "Route",

@@ -31,6 +31,9 @@ from whence.results.folder import write_whole
 
 __all__ = ["CertifiedModel", "load_x_dnn", "read_certificate", "save_x_dnn"]
 
+TESTED = 16
+"""Images on which the certificate is measured, at most."""
+
 SCHEMA = 1
 """Raised when the certificate or the graph is written in another way."""
 
@@ -85,7 +88,7 @@ def save_x_dnn(
     """
     place = free_place(path, overwrite=overwrite)
     network = Network.read(model, images)
-    verdict = network.homogeneity(images)
+    verdict = network.homogeneity(images[:TESTED])
     if not verdict.holds:
         msg = f"Only an X-DNN gets a certificate, and {type(model).__name__} is none.\n{verdict}"
         raise UnsupportedOperation(msg)

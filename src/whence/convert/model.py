@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whence.convert.change import Change, Route, Wrapping
 from whence.convert.coordinate import HomogeneousCoordinate, bias_mass
-from whence.convert.names import ROUTES
+from whence.convert.names import ROUTES, AnyRoute
+from whence.convert.refit import Refitting
 from whence.convert.report import ConversionReport, DivergenceWarning, refusals_in
 from whence.convert.scales import layer_scales
 from whence.convert.surgery import GraphRoute, opened
@@ -21,6 +22,9 @@ from whence.errors import UnsupportedOperation
 from whence.network import Network
 
 __all__ = ["Conversion", "converted", "x_dnn"]
+
+TESTED, CALIBRATED, CHUNK = 16, 64, 64
+"""Images on which the result is tested, on which new scales are set, and that run at a time."""
 
 
 @final
@@ -47,9 +51,7 @@ class Conversion:
         yield self.report
 
 
-def x_dnn(
-    model: nn.Module, images: Images, *, routes: Sequence[Route | Wrapping] = ROUTES
-) -> Conversion:
+def x_dnn(model: nn.Module, images: Images, *, routes: Sequence[AnyRoute] = ROUTES) -> Conversion:
     """Return a copy of the model that is an X-DNN: ``f(kx) == k f(x)`` for all ``k >= 0``.
 
     On an X-DNN input times gradient is integrated gradients from zero, exactly, in one pass. The
@@ -77,7 +79,7 @@ def x_dnn(
 
 
 def converted(
-    model: nn.Module, images: Images, *, routes: Sequence[Route | Wrapping] = ROUTES
+    model: nn.Module, images: Images, *, routes: Sequence[AnyRoute] = ROUTES
 ) -> Conversion:
     """Return a changed copy of the model with its report, whether it is an X-DNN or not.
 
@@ -101,20 +103,21 @@ def converted(
         made, change = wrapping.wrapped(made, seen)
         changes.append(change)
         if isinstance(made, Wrapped):
-            shares = energy_of(inner, made, seen)
+            shares = energy_of(inner, made, seen[:TESTED])
         seen = wrapping.images(seen)
         if isinstance(wrapping, HomogeneousCoordinate):
-            mass = mass_of(made, seen)
+            mass = mass_of(made, seen[:TESTED])
     network = Network.read(made, seen)
-    with torch.no_grad():
-        kept = (before(images).argmax(dim=1) == network(seen).argmax(dim=1)).double().mean()
-    verdict = network.homogeneity(seen)
+    for fitting in (route for route in routes if isinstance(route, Refitting)):
+        if network.shape == before.shape:
+            changes += fitting.refit(before, network, images)
+    verdict = network.homogeneity(seen[:TESTED])
     report = ConversionReport(
         changes=tuple(changes),
         homogeneity=verdict,
         refusals=refusals_in(verdict),
-        scales=layer_scales(before, network, images, seen),
-        kept=float(kept),
+        scales=layer_scales(before, network, images[:TESTED], seen[:TESTED]),
+        kept=kept_share(before, network, images, seen),
         energy_share=shares,
         bias_mass=mass,
     )
@@ -136,7 +139,17 @@ def operated(
         route.on_graph(surgery)
     if not surgery.changes:
         return model, []
-    return surgery.closed(images), surgery.changes
+    return surgery.closed(images[:CALIBRATED]), surgery.changes
+
+
+@torch.no_grad()
+def kept_share(before: Network, after: Network, images: Images, seen: Tensor) -> float:
+    """Return the share of images whose predicted class is the same."""
+    same = 0
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        same += int((before(images[part]).argmax(1) == after(seen[part]).argmax(1)).sum())
+    return same / len(images)
 
 
 def energy_of(inner: nn.Module, outer: Wrapped, images: Images) -> float:

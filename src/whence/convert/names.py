@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TypeAlias
 
 from whence.convert.change import Route, Wrapping
 from whence.convert.coordinate import HomogeneousCoordinate
@@ -12,6 +13,7 @@ from whence.convert.cures import (
     UnitAttention,
     UnitGates,
 )
+from whence.convert.refit import RefitLayers, Refitting
 from whence.convert.routes import (
     ReplaceActivations,
     ScaleOnlyBatchNorms,
@@ -21,7 +23,9 @@ from whence.convert.routes import (
 from whence.convert.wrapper import NormWrapper
 from whence.errors import SettingError
 
-__all__ = ["ROUTES", "ROUTE_NAMES", "routes_named"]
+__all__ = ["ROUTES", "ROUTE_NAMES", "AnyRoute", "routes_named"]
+
+AnyRoute: TypeAlias = Route | Wrapping | Refitting
 
 ROUTES: tuple[Route, ...] = (
     StripBiases(),
@@ -35,7 +39,7 @@ ROUTES: tuple[Route, ...] = (
 )
 """Everything that can be exchanged operation by operation, in the order in which it is done."""
 
-ROUTE_NAMES: dict[str, Route | Wrapping] = {
+ROUTE_NAMES: dict[str, AnyRoute] = {
     "strip-biases": StripBiases(),
     "scale-batch-norms": ScaleOnlyBatchNorms(),
     "uncentred-batch-norms": UncentredBatchNorms(),
@@ -48,11 +52,12 @@ ROUTE_NAMES: dict[str, Route | Wrapping] = {
     "drop-constants": SizedConstants(keep=False),
     "homogeneous-coordinate": HomogeneousCoordinate(),
     "norm-wrapper": NormWrapper(),
+    "refit": RefitLayers(),
 }
 """Every route by its name."""
 
 
-def routes_named(names: Sequence[str]) -> tuple[Route | Wrapping, ...]:
+def routes_named(names: Sequence[str]) -> tuple[AnyRoute, ...]:
     """Return the routes of these names, or those that are taken by default.
 
     Raises:

@@ -6,7 +6,9 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
+from whence.convert.refit import goal_of, scale_behind
 from whence.core import Images
 from whence.network import Network
 from whence.network.operations import module_path, name_of
@@ -62,14 +64,20 @@ def layer_scales(
 
 
 def sizes(network: Network, images: Images) -> list[tuple[str, float]]:
-    """Return the module and the root mean square of every layer's output, and the logits'."""
+    """Return the root mean square behind every layer and the norm that follows, and the logits'."""
     layers = [node for node in network.graph.nodes if name_of(node) in LAYERS]
-    run = network.function(taps=[node.name for node in layers])
+    ends = [normed(node) for node in layers]
+    run = network.function(taps=[node.name for node in ends])
     with torch.inference_mode(mode=False), torch.no_grad():
         logits, values = run(network.parameters, images.clone())
     names = [module_path(node) or node.name for node in layers]
     found = [(name, size_of(value)) for name, value in zip(names, values, strict=True)]
     return [*found, ("logits", size_of(logits))]
+
+
+def normed(node: Node) -> Node:
+    """Return the batch norm, or the scale, behind a layer, or the layer itself."""
+    return next(iter(node.users)) if scale_behind(node) is not None else goal_of(node)
 
 
 def size_of(values: Tensor) -> float:
