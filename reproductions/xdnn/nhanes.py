@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ YEARS, POINTS, EPOCHS, RATE, MOST = 15, 100, 100, 1e-3, 3000
 SENTINELS = {"Red blood cells": 77.7, "Poverty index": 999.0}
 
 Parameters = dict[str, Tensor]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def cells() -> Iterator[Cell]:
         yield Cell("+ 100 rare one-hot", "EG", 1.0, count)
 
 
-def finished(path: Path, repetitions: int) -> dict[Cell, dict[str, float]]:
+def finished(path: Path, repetitions: int) -> dict[Cell, Row]:
     """Return the cells that are done."""
     if not path.is_file():
         return {}
@@ -232,7 +234,7 @@ def finished(path: Path, repetitions: int) -> dict[Cell, dict[str, float]]:
     return {Cell(**row["cell"]): row for row in rows if row["repetitions"] == repetitions}
 
 
-def report(done: dict[Cell, dict[str, float]], repetitions: int) -> str:
+def report(done: dict[Cell, Row], repetitions: int) -> str:
     """Return the table: our test AUC at the weight that validation chose, beside the paper's."""
     lines = [
         f"Test AUC, mean and standard error of {repetitions} repetitions; weight by validation"
@@ -242,14 +244,13 @@ def report(done: dict[Cell, dict[str, float]], repetitions: int) -> str:
     for method in METHODS:
         row = f"{method:18}"
         for variant in VARIANTS:
-            among = [c for c in done if (c.variant, c.method) == (variant, method)]
-            if not among:
+            own = chosen(done, variant, method)
+            if own is None:
                 row += f"{'':>28}"
                 continue
-            best = max(among, key=lambda c: done[c]["validation"])
-            own = done[best]
+            weight = own["cell"]["weight"]
             cell = f"{own['test']:.3f} +- {own['error']:.3f}"
-            row += f"{cell + (f' (weight {best.weight:g})' if best.weight else ''):>28}"
+            row += f"{cell + (f' (weight {weight:g})' if weight else ''):>28}"
         lines.append(f"{row}{PAPER[method]:>24.3f}")
     sweep = [Cell("+ 100 rare one-hot", "EG", 1.0, count) for count in SWEEP]
     told = [f"{c.references}: {done[c]['test']:.3f}" for c in sweep if c in done]
@@ -259,6 +260,7 @@ def report(done: dict[Cell, dict[str, float]], repetitions: int) -> str:
     if told:
         lines.append(f"EG at weight 1 by references  {', '.join(told)}")
         lines.append("  paper  1: 0.749, 2: 0.752, 4: 0.760, 8: 0.761, 16: 0.764, 32: 0.768")
+    lines += ordering(done)
     by_weight = [c for c in done if c.weight and c.references == 1]
     for variant in VARIANTS:
         for method in METHODS[2:]:
@@ -268,6 +270,38 @@ def report(done: dict[Cell, dict[str, float]], repetitions: int) -> str:
                 values = ", ".join(f"{c.weight:g}: {done[c]['test']:.3f}" for c in own)
                 lines.append(f"{variant}, {method} by weight  {values}")
     return "\n".join(lines)
+
+
+def chosen(done: dict[Cell, Row], variant: str, method: str) -> Row | None:
+    """Return the cell of a method at the weight that validation chose, if one is done."""
+    among = [done[c] for c in done if (c.variant, c.method) == (variant, method)]
+    return max(among, key=lambda row: row["validation"]) if among else None
+
+
+def ordering(done: dict[Cell, Row]) -> list[str]:
+    """Say for each variant whether the paper's ordering holds, by more than two standard errors."""
+    lines = []
+    for variant in VARIANTS:
+        found = {method: chosen(done, variant, method) for method in METHODS}
+        rows = {method: row for method, row in found.items() if row is not None}
+        if len(rows) < len(METHODS):
+            continue
+        top = min((rows["EG(1)"], rows["X-Gradient"]), key=lambda row: row["test"])
+        rest = max((rows[m] for m in METHODS[:4]), key=lambda row: row["test"])
+        gap = top["test"] - rest["test"]
+        error = math.hypot(top["error"], rest["error"])
+        holds = "holds" if gap > 2 * error else "does not hold"
+        lines.append(
+            f"{variant}: that X-Gradient and EG are above RRR, Grad and none {holds} "
+            f"({gap:+.3f} +- {error:.3f})"
+        )
+        one, other = rows["X-Gradient"], rows["EG(1)"]
+        gap, error = one["test"] - other["test"], math.hypot(one["error"], other["error"])
+        holds = "holds" if gap > 2 * error else "does not hold"
+        lines.append(
+            f"{variant}: that X-Gradient is above EG(1) {holds} ({gap:+.3f} +- {error:.3f})"
+        )
+    return lines
 
 
 def main() -> int:

@@ -73,6 +73,11 @@ def test_a_converted_network_is_kept_with_its_certificate_and_can_be_trained_on(
     assert [row["name"] for row in again["rows"]] == ["no prior, bias-free"]
 
 
+def test_routes_of_a_conversion_can_be_chosen(fit, document):
+    found = document(fit("--convert", "--route", "strip-biases", "--json"))
+    assert found["after"]["homogeneous"] is True
+
+
 def test_a_new_head_on_a_network_without_biases_brings_none_back(fit, document):
     found = document(fit("--new-head", "--json", model="model.py:free"))
     assert found["classes"] == ["circle", "plus", "square"]
@@ -138,6 +143,11 @@ REFUSED = {
         ("--prior", "gini", "--method", "occlusion", "--set", "window=8"),
         "Occlusion is not differentiable",
     ),
+    "a route that adds to the images": (
+        ("--convert", "--route", "homogeneous-coordinate"),
+        "Train the network itself, then convert it",
+    ),
+    "an unknown route": (("--convert", "--route", "strip"), "Did you mean strip-biases"),
     "weights and none": (("--from-scratch", "--weights", "w.pt"), "takes no weights"),
     "images without labels": (("--train", "test/plus"), "have no labels"),
 }

@@ -82,6 +82,16 @@ def fit(  # noqa: PLR0913 - one argument for each option
         bool,
         typer.Option("--convert", help="Make the model an X-DNN first.", rich_help_panel=CHANGE),
     ] = False,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What a conversion changes, in this order, as for `whence convert`; may be given "
+            "several times.",
+            rich_help_panel=CHANGE,
+            show_default=False,
+        ),
+    ] = None,
     new_head: Annotated[
         bool,
         typer.Option(
@@ -202,7 +212,7 @@ def fit(  # noqa: PLR0913 - one argument for each option
     from whence.adapters.lightning import is_first_process
     from whence.adapters.training import TrainingSettings
     from whence.recipes.fit import fit as run
-    from whence.recipes.fit_load import load_fit_data, load_for_fit, load_prior
+    from whence.recipes.fit_load import load_fit_data, load_for_fit, load_prior, load_routes
 
     settings = TrainingSettings(
         epochs=epochs,
@@ -259,6 +269,7 @@ def fit(  # noqa: PLR0913 - one argument for each option
                 prior=wanted,
                 weights=() if wanted is None else numbers(prior_weights),
                 convert=convert,
+                routes=load_routes(route or ()),
                 new_head=data.new_head,
                 intercept=intercept,
                 resume=resume,

@@ -15,6 +15,7 @@ from whence.adapters.lightning import is_first_process
 from whence.adapters.models import chosen_device
 from whence.adapters.training import TrainingSettings
 from whence.convert import save_x_dnn
+from whence.convert.names import AnyRoute
 from whence.core import ImageData, Progress, logits_from, silent
 from whence.errors import NumericsError, SettingError
 from whence.priors import Prior
@@ -46,6 +47,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     prior: Prior | None = None,
     weights: Sequence[float] = (),
     convert: bool = False,
+    routes: Sequence[AnyRoute] = (),
     new_head: bool = False,
     intercept: bool = False,
     name: str | None = None,
@@ -75,6 +77,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
         prior: What attributions shall look like, for the places of the training images.
         weights: The weights of the prior to compare; its own if there are none.
         convert: Make the model an X-DNN first.
+        routes: What a conversion changes, in this order; the usual if there are none.
         new_head: Replace the last layer by a new one for the data's classes; it has a bias only
             if the old one had.
         intercept: Add the logarithm of each class's share of the training images to the logits
@@ -126,8 +129,10 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
         prior=prior,
         folder=Path(out),
         progress=progress,
+        routes=tuple(routes),
     )
-    manifest = Manifest.of(base, train, validation, test, settings, prior, weights, convert=convert)
+    changes = (convert, *routes)
+    manifest = Manifest.of(base, train, validation, test, settings, prior, weights, convert=changes)
     candidates = job.candidates(weights, convert=convert)
     job.tried(candidates[-1])
     prepared(job.folder, manifest, resume=resume, overwrite=overwrite)

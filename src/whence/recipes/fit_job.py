@@ -19,6 +19,7 @@ from whence.adapters.lightning import is_first_process, train, wait_for_all
 from whence.adapters.training import EpochRow, TrainingSettings
 from whence.attribution.catalogue import CATALOGUE
 from whence.convert import StripBiases, converted, x_dnn
+from whence.convert.names import AnyRoute
 from whence.core import ImageData, Progress, check_logits, logits_of
 from whence.errors import NumericsError, SettingError, UnsupportedOperation, WhenceError
 from whence.network import Network
@@ -80,6 +81,7 @@ class Job:
     progress: Progress
     notes: list[str] = field(default_factory=list)
     usual: list[float] = field(default_factory=list)
+    routes: Sequence[AnyRoute] = ()
 
     def candidates(self, weights: Sequence[float], *, convert: bool) -> tuple[Candidate, ...]:
         """Return the trainings to compare: the controls, then the weights, each once."""
@@ -100,7 +102,8 @@ class Job:
         """Return the network as an X-DNN, with what its conversion warns of among the notes."""
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            made = x_dnn(self.original, self.some)
+            chosen = {"routes": self.routes} if self.routes else {}
+            made = x_dnn(self.original, self.some, **chosen)
         self.notes.extend(str(one.message) for one in told)
         return made.model
 

@@ -12,12 +12,14 @@ from whence.adapters import LoadedModel, load_data
 from whence.adapters.streamed import PictureData
 from whence.adapters.tables import read_npy
 from whence.attribution import method_named
+from whence.convert import Wrapping
+from whence.convert.names import AnyRoute, routes_named
 from whence.core import ImageData, Method
 from whence.errors import DataError, SettingError
 from whence.priors import Prior, all_log_probabilities, box_masks, penalty_named
 from whence.recipes.load import load_architecture, load_images, load_subject, pairs
 
-__all__ = ["FitData", "load_fit_data", "load_for_fit", "load_prior"]
+__all__ = ["FitData", "load_fit_data", "load_for_fit", "load_prior", "load_routes"]
 
 CORNERS = 4
 PLANES, STACK = 2, 3
@@ -108,6 +110,25 @@ def load_fit_data(
         test=None if test is None else load_images(test, named),
         new_head=new_head or (from_scratch and len(training.classes) != len(model.classes)),
     )
+
+
+def load_routes(names: Sequence[str]) -> tuple[AnyRoute, ...]:
+    """Return the routes of these names; none if there are none.
+
+    Raises:
+        SettingError: There is no such route, or it adds something to the images.
+    """
+    if not names:
+        return ()
+    found = routes_named(names)
+    kept = tuple(route for route in found if not isinstance(route, Wrapping))
+    if len(kept) < len(found):
+        msg = (
+            "The homogeneous coordinate and the norm wrapper change no operation, so there is "
+            "nothing to train after them. Train the network itself, then convert it."
+        )
+        raise SettingError(msg)
+    return kept
 
 
 def load_prior(

@@ -45,7 +45,7 @@ class Manifest:
         prior: Prior | None,
         weights: Sequence[float],
         *,
-        convert: bool,
+        convert: Sequence[object],
     ) -> "Manifest":
         """Return the manifest of a training."""
         values = {
@@ -54,7 +54,7 @@ class Manifest:
             "train": train.fingerprint(),
             "validation": validation.fingerprint(),
             "test": None if test is None else test.fingerprint(),
-            "convert": convert,
+            "convert": [str(one) for one in convert],
             "prior": None if prior is None else f"{prior.method} {penalty_of(prior.penalty)}",
             "target": None if prior is None else getattr(prior.target, "__name__", ""),
             "weights": sorted(weights) if weights or prior is None else [prior.weight],
