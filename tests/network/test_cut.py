@@ -117,6 +117,14 @@ def test_by_default_the_last_map_that_everything_passes_through_is_taken():
     assert cut.head(images_like())[0].shape == (2, 8, 4, 4)
 
 
+def test_the_default_place_is_found_in_inference_mode():
+    images = torch.rand(2, 3, 16, 16)
+    network = Network.read(Residual(), images)
+    with torch.inference_mode():
+        found = network.cut()
+    assert found.node == Network.read(Residual(), images).cut().node
+
+
 def test_maps_of_images_that_are_not_square():
     cut = read(Residual(), height=16, width=24).cut()
     assert (cut.plane.height, cut.plane.width) == (4, 6)

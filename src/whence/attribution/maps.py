@@ -11,7 +11,8 @@ from whence.attribution.batching import Pace, check_batch_size, forward_pace
 from whence.attribution.cam import Layer, enlarged, network_of
 from whence.attribution.gradient import check_values, owned, recording
 from whence.core import Baseline, Images, ScalarFn, Zero
-from whence.network import Cut
+from whence.network import Cut, Network
+from whence.network.operations import name_of
 
 __all__ = ["GradCAMPlusPlus", "HiResCAM", "LayerCAM", "ScoreCAM", "XGradCAM"]
 
@@ -82,9 +83,13 @@ class HiResCAM:
     linear layer it is Grad-CAM. Signed by default, as the sum is its meaning.
     Cost: half a pass, as :class:`GradCAM`.
 
+    A layer norm does not see the length of a token, so that the gradient of a token which only a
+    norm reads is orthogonal to it, and the sum is zero. On tokens the map is therefore made behind
+    the norm, unless a place is named.
 
     Args:
-        node: Where to cut: a node's name or a module's path; the last feature map by default.
+        node: Where to cut: a node's name or a module's path; by default the last feature map, or
+            the layer norm that reads it if it is made of tokens.
         relu: Keep only what speaks for the explained value.
         upsample: Enlarge the map to the image, bilinearly.
         batch_size: Images per internal batch; chosen by memory if None.
@@ -109,13 +114,23 @@ class HiResCAM:
 
     def account(self, f: ScalarFn, images: Images) -> Account:
         """Return the maps with their cost."""
-        layer = Layer(node=self.node, relu=self.relu, upsample=self.upsample)
+        node = self.node or behind_norm(network_of(f)[0])
+        layer = Layer(node=node, relu=self.relu, upsample=self.upsample)
         return layer.account(f, images, elementwise, self.batch_size)
 
 
 def elementwise(maps: Tensor, slopes: Tensor) -> Tensor:
     """Return the maps times their gradients."""
     return slopes * maps
+
+
+def behind_norm(network: Network) -> str | None:
+    """Return the layer norm that reads the network's last feature map, if that is of tokens."""
+    cut = network.cut()
+    if cut.plane.kind != "tokens":
+        return None
+    made = next(node for node in network.module.graph.nodes if node.name == cut.node)
+    return next((user.name for user in made.users if name_of(user) == "layer_norm"), None)
 
 
 @final

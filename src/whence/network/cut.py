@@ -56,6 +56,7 @@ class Cut:
         return self.plane.maps(activation)
 
 
+@torch.inference_mode(mode=False)
 def find_cut(module: GraphModule, example: Tensor, where: str | None) -> Cut:
     """Cut a network at a named node, a named module, or the default place."""
     graph, _ = rewrite.copied(module.graph)
