@@ -370,6 +370,12 @@ def test_dropped_constants_leave_nothing_to_the_energy(generator, torchvision):
     assert any("constants are gone" in change.what for change in made.report.changes)
 
 
+def test_the_report_says_that_the_intercept_is_gone_and_where_to_put_it(model, images):
+    assert "add the logarithms of their frequencies" in str(x_dnn(model, images).report)
+    exact = converted(model, images, routes=[ReplaceActivations(), HomogeneousCoordinate()])
+    assert "intercept" not in str(exact.report)
+
+
 def test_a_conversion_unpacks_as_model_and_report(model, images):
     made, report = x_dnn(model, images)
     assert isinstance(made, nn.Module)

@@ -94,6 +94,11 @@ class ConversionReport:
         advice = f"{summary} Fine-tune before use." if self.changes and self.kept < 1 else summary
         lines = [self.homogeneity.verdict, advice]
         lines += listed([f"{c.path or 'forward'}: {c.what}" for c in self.changes])
+        if self.holds and any("lost its bias" in change.what for change in self.changes):
+            lines.append(
+                "The intercept is gone, f(0) = 0. Where classes are not equally frequent, add the "
+                "logarithms of their frequencies to the logits, outside of what is explained."
+            )
         if self.energy_share is not None:
             lines.append(
                 f"{self.energy_share:.0%} of the attribution is mere pixel energy, which explains "
