@@ -22,6 +22,7 @@ BASE := .venv/.installed-base
 FULL := .venv/.installed-full
 DOCS := .venv/.installed-docs
 BENCH := .venv/.installed-bench
+PARITY := .venv/.installed-parity
 
 .PHONY: help demo test parity bench bench-attribution bench-coverage reproduce-xdnn lint docs clean
 
@@ -34,9 +35,9 @@ demo: $(BASE) ## Audit a small network that learnt a planted shortcut; writes de
 test: lint ## Everything that must be green: lint, types, layers, tests, doctests, examples
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-parity: $(FULL) ## Methods beside other libraries: captum, zennit, pytorch-grad-cam
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/parity tests/attribution \
-	  tests/network/test_rules.py
+parity: $(PARITY) ## Methods beside captum, zennit, pytorch-grad-cam, LXT, PAIR, SHAP, Quantus
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/parity tests/attribution/silent \
+	  tests/attribution/relevance tests/attribution/test_guided.py tests/network/test_rules.py
 
 lint: $(FULL) ## Ruff, formatting, mypy --strict, import contracts
 	$(BIN)/ruff check
@@ -51,7 +52,7 @@ bench-attribution: $(BENCH) ## Attribution beside other libraries: passes, time,
 	$(BIN)/python -m benchmarks.attribution
 
 bench-coverage: $(FULL) ## Every method on every model of the list: ok, not applicable, or an error
-	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.coverage --markdown docs/reference/coverage.md
 
 reproduce-xdnn: $(FULL) ## Priors on NHANES I, beside the paper's numbers; resumable, needs the shared data
 	$(BIN)/python -m reproductions.xdnn.nhanes
@@ -86,6 +87,12 @@ $(FULL): .venv/.made pyproject.toml constraints.txt
 $(BENCH): $(FULL)
 	@rm -f $@
 	$(INSTALL) --quiet --editable '.[bench]'
+	@touch $@
+
+# LXT's rules need torch alone; what it asks for beside is for language models.
+$(PARITY): $(BENCH)
+	@rm -f $@
+	$(INSTALL) --quiet --no-deps 'lxt==2.1'
 	@touch $@
 
 $(DOCS): $(FULL)
