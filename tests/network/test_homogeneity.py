@@ -336,6 +336,16 @@ def test_a_proof_that_the_tests_contradict_is_no_certificate(monkeypatch):
     assert "the numeric tests fail" in str(verdict)
 
 
+def test_where_single_precision_may_be_at_fault_double_precision_is_advised(monkeypatch):
+    from whence.network import degrees
+
+    monkeypatch.setattr(degrees, "KEEPS", degrees.KEEPS | {"relu6", "hardtanh"})
+    model = Net(lambda m, x: m.parts[0](x), [nn.ReLU6()]).float()
+    verdict = Network.read(model, images_like().float()).homogeneity()
+    assert "model.double()" in str(verdict)
+    assert "model.double()" not in str(read(model.double()).homogeneity())
+
+
 def test_a_network_that_is_not_defined_at_zero_is_refused():
     verdict = read(Net(lambda m, x: x * (x / x.square().sum((1, 2, 3), True).sqrt()))).homogeneity()
     assert (verdict.degree, verdict.holds) == (1, False)

@@ -157,6 +157,11 @@ class Homogeneity:
             lines += ["", f"Measured on {self.certificate.images} images:", str(self.certificate)]
             if first is not None:
                 lines.append(self.balance(self.certificate))
+            elif not self.certificate.passes and self.certificate.precision != "float64":
+                lines.append(
+                    "  If they pass in double precision (model.double()), the proof is right and "
+                    "the network amplifies rounding."
+                )
         return "\n".join(lines)
 
     @property
