@@ -1,20 +1,24 @@
-"""The use cases, from end to end: explain images, audit a classifier, see a demonstration."""
+"""The use cases, from end to end: explain images, audit or train a classifier, see a demo."""
 
 from whence.recipes.audit import audit
 from whence.recipes.demo import Demonstration, PatchShare, demonstrate
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
 from whence.recipes.explain import Explanation, explain
+from whence.recipes.fit import fit
+from whence.recipes.fit_record import FitRecord
 from whence.recipes.load import Case, load_architecture, load_case, load_images, load_subject
 
 __all__ = [
     "Case",
     "Demonstration",
     "Explanation",
+    "FitRecord",
     "PatchShare",
     "PlantedDigits",
     "audit",
     "demonstrate",
     "explain",
+    "fit",
     "load_architecture",
     "load_case",
     "load_images",
