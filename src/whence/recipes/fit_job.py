@@ -138,14 +138,17 @@ class Job:
             torch.autograd.backward(found.total)
 
     def measured(self, module: nn.Module, data: ImageData) -> Measured:
-        """Measure a network."""
-        return measured(
-            module,
-            data,
-            batch_size=self.settings.batch_size,
-            intercept=self.settings.intercept,
-            progress=self.progress,
-        )
+        """Measure a network on the device of the training."""
+        try:
+            return measured(
+                module.to(self.settings.device),
+                data,
+                batch_size=self.settings.batch_size,
+                intercept=self.settings.intercept,
+                progress=self.progress,
+            )
+        finally:
+            module.to("cpu")
 
     def row(self, one: Candidate, *, alone: bool) -> FitRow:
         """Train a candidate, or read what came of it before."""
