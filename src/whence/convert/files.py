@@ -6,6 +6,7 @@ original's source is not: the graph names operations of PyTorch, and nothing in 
 pickle or code. Where the source is, any library that reads safetensors reads the weights.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,8 @@ def save_x_dnn(
             cannot hold.
     """
     place = free_place(path, overwrite=overwrite)
+    if images.device.type != "cpu":  # so that the graph names no device that others lack
+        model, images = copy.deepcopy(model).to("cpu"), images.to("cpu")
     network = Network.read(model, images)
     verdict = network.homogeneity(images[:TESTED])
     if not verdict.holds:
