@@ -1,5 +1,6 @@
 """Lightning behind its door: what is learnt, what is kept, and that it is silent."""
 
+import builtins
 import json
 import logging
 import signal
@@ -205,6 +206,20 @@ def test_a_missing_library_is_named_with_its_extra(run, network, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     with pytest.raises(MissingExtra, match=r"needs lightning.*whence\[fit\]"):
         run(network())
+
+
+def test_a_library_that_cannot_be_loaded_is_told_from_a_missing_one(run, network, monkeypatch):
+    def broken(name, *rest, **options):
+        if name == "lightning.pytorch":
+            msg = "operator vision::nms does not exist"
+            raise RuntimeError(msg)
+        return ours(name, *rest, **options)
+
+    ours = builtins.__import__
+    net = network()
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(SettingError, match=r"cannot be loaded: operator vision::nms does not"):
+        run(net)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from whence.adapters.training import (
     seed_of,
 )
 from whence.core import ImageData, Progress, check_logits, logits_of, silent
-from whence.errors import MissingExtra, NumericsError
+from whence.errors import MissingExtra, NumericsError, SettingError
 
 __all__ = ["is_first_process", "train", "wait_for_all"]
 
@@ -124,6 +124,7 @@ def opened() -> Any:  # noqa: ANN401 - an optional library
 
     Raises:
         MissingExtra: It is not installed.
+        SettingError: It is, and cannot be loaded.
     """
     try:
         with warnings.catch_warnings():
@@ -132,6 +133,14 @@ def opened() -> Any:  # noqa: ANN401 - an optional library
     except ImportError as error:
         package = "lightning"
         raise MissingExtra(package, "fit", "Training") from error
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        msg = (
+            f"Lightning is installed, but cannot be loaded: {reason}. Libraries beside it that "
+            f"were built for another PyTorch, such as torchvision, are a usual cause; install "
+            f"versions that belong together."
+        )
+        raise SettingError(msg) from error
     return lightning
 
 
