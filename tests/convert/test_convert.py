@@ -380,3 +380,31 @@ def test_a_conversion_unpacks_as_model_and_report(model, images):
     made, report = x_dnn(model, images)
     assert isinstance(made, nn.Module)
     assert report.holds
+
+
+class Gated(nn.Module):
+    """Batch norms far from zero mean, and a gate: what grows once shifts are gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(c, 6, 3, padding=1) for c in (3, 6, 6))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6) for _ in range(3))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images):
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            images = functional.silu(norm(layer(images)))
+            images = images * torch.sigmoid(images.mean((2, 3), keepdim=True))
+        return self.head(images.mean((2, 3)))
+
+
+def test_where_the_graph_is_changed_scales_are_set_such_that_activations_keep_their_size(images):
+    model = filled(Gated())
+    with torch.no_grad():
+        for norm in model.norms:
+            norm.running_mean.add_(4)
+    made = x_dnn(model, images)
+    ratios = [scale.ratio for scale in made.report.scales[:3]]
+    assert ratios == pytest.approx([1, 1, 1], rel=1e-6)
+    kept = [c for c in made.report.changes if c.what.endswith("keep their size")]
+    assert [c.path for c in kept] == ["norms.0", "norms.1", "norms.2"]

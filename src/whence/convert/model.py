@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whence.convert.change import Change, Route, Wrapping
 from whence.convert.coordinate import HomogeneousCoordinate, bias_mass
 from whence.convert.names import ROUTES, AnyRoute
-from whence.convert.refit import Refitting
+from whence.convert.refit import Refitting, sizes_to_keep
 from whence.convert.report import ConversionReport, DivergenceWarning, refusals_in
 from whence.convert.scales import layer_scales
 from whence.convert.surgery import GraphRoute, opened
@@ -94,7 +94,7 @@ def converted(
     made = copy.deepcopy(model)
     by_part = [route for route in routes if isinstance(route, Route)]
     changes = [change for route in by_part for change in route(made)]
-    made, more = operated(made, images, by_part)
+    made, more = operated(before, made, images, by_part)
     changes += more
     seen = images
     shares = mass = None
@@ -127,7 +127,7 @@ def converted(
 
 
 def operated(
-    model: nn.Module, images: Images, routes: Sequence[Route]
+    before: Network, model: nn.Module, images: Images, routes: Sequence[Route]
 ) -> tuple[nn.Module, list[Change]]:
     """Change the graph of a model, where something still breaks homogeneity; else return it."""
     chosen = [route for route in routes if isinstance(route, GraphRoute)]
@@ -139,7 +139,10 @@ def operated(
         route.on_graph(surgery)
     if not surgery.changes:
         return model, []
-    return surgery.closed(images[:CALIBRATED]), surgery.changes
+    shown = images[:CALIBRATED]
+    surgery.graph.eliminate_dead_code()
+    sizes, more = sizes_to_keep(before, surgery.graph, shown)
+    return surgery.closed(shown, sizes), [*surgery.changes, *more]
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional
 
 from whence.convert.change import Change
+from whence.convert.surgery import weights_of
 from whence.core import Images
 from whence.errors import SettingError
 from whence.network import Network, rewrite
@@ -83,6 +84,31 @@ class RefitLayers:
             what = f"{name_of(target)}'s weight was fitted to the original's output"
             changes.append(Change(path=module_path(target), what=what, parameters=0))
         return tuple(changes)
+
+
+def sizes_to_keep(
+    before: Network, graph: Graph, images: Images
+) -> tuple[dict[Node, float], tuple[Change, ...]]:
+    """Return the products with a batch norm's scale in a graph, and the size that each shall have.
+
+    That is the size of the original's batch norm there. Costs one forward pass.
+    """
+    wanted = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+    old, new = layers_of(before), [node for node in graph.nodes if node.target in wanted]
+    if len(old) != len(new):
+        return {}, ()
+    pairs = [
+        (goal_of(a), next(iter(b.users)))
+        for a, b in zip(old, new, strict=True)
+        if name_of(goal_of(a)) == "batch_norm"
+        and scale_behind(b) is not None
+        and len(weights_of(next(iter(b.users)))) == 1
+    ]
+    with torch.no_grad():
+        values = tapped(before, [a for a, _ in pairs])(images) if pairs else ()
+    sizes = {b: float(v.square().mean().sqrt()) for (_, b), v in zip(pairs, values, strict=True)}
+    what = "the scale was set such that activations keep their size"
+    return sizes, tuple(Change(path=module_path(b), what=what, parameters=0) for _, b in pairs)
 
 
 def layers_of(network: Network) -> list[Node]:

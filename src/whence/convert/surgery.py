@@ -5,8 +5,9 @@ exchanged; its graph can be changed all the same. What comes out is a plain modu
 keep their names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
@@ -133,11 +134,16 @@ class Surgery:
         found: Tensor = self.held[str(argument.target)]
         return found
 
-    def closed(self, images: Images) -> GraphModule:
+    def closed(self, images: Images, sizes: Mapping[Node, float] | None = None) -> GraphModule:
         """Return the changed network as a module in eval mode, its new weights calibrated.
 
         The calibration costs one forward pass: each weight is set as soon as its probes are
         known, so that later ones see what earlier ones made.
+
+        Args:
+            images: The calibration images.
+            sizes: Root mean squares that the values of some nodes shall have, each a product with
+                a weight; that weight is multiplied by what is missing.
         """
         self.graph.eliminate_dead_code()
         self.graph.lint()
@@ -145,7 +151,7 @@ class Surgery:
         for part in made.modules():
             part.training = False
         with torch.no_grad():
-            Calibrating(made, self.calibrations).run(images)
+            Calibrating(made, self.calibrations, sizes or {}).run(images)
         return made
 
 
@@ -153,9 +159,15 @@ class Surgery:
 class Calibrating(Interpreter):
     """Runs a graph and sets each new weight when the graph first fetches it."""
 
-    def __init__(self, module: GraphModule, calibrations: dict[str, Calibration]) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        calibrations: dict[str, Calibration],
+        sizes: Mapping[Node, float],
+    ) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.calibrations = calibrations
+        self.sizes = {node.name: size for node, size in sizes.items()}
 
     def run_node(self, n: Node) -> Any:  # noqa: ANN401 - a node's value may be anything
         """Return the node's value."""
@@ -163,7 +175,20 @@ class Calibrating(Interpreter):
         chosen = self.calibrations.get(str(n.target)) if n.op == "get_attr" else None
         if chosen is not None:
             found.copy_(chosen.value(*(self.env[probe] for probe in chosen.probes)))
+        if n.name in self.sizes:
+            factor = self.sizes[n.name] / found.square().mean().sqrt().clamp_min(GUARD)
+            for weight in weights_of(n):
+                attrgetter(str(weight.target))(self.module).mul_(factor)
+            found = found * factor
         return found
+
+
+def weights_of(product: Node) -> list[Node]:
+    """Return the one trainable weight that a value is multiplied by, with nothing else around."""
+    moving = rewrite.depends_on_images(product.graph)
+    constants = rewrite.ancestors(n for n in product.all_input_nodes if n not in moving)
+    fetched = [n for n in constants if n.op == "get_attr"]
+    return fetched if len(fetched) == 1 else []
 
 
 def opened(network: Network) -> Surgery:
