@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from whence.adapters.torchvision import open_torchvision
 from whence.adapters.training import (
     EpochRow,
     Loader,
@@ -120,7 +121,7 @@ def wait_for_all() -> None:
 
 
 def opened() -> Any:  # noqa: ANN401 - an optional library
-    """Return Lightning.
+    """Return Lightning, which imports torchvision where there is one: through its own door.
 
     Raises:
         MissingExtra: It is not installed.
@@ -129,6 +130,8 @@ def opened() -> Any:  # noqa: ANN401 - an optional library
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if find_spec("torchvision") is not None:
+                open_torchvision()
             import lightning.pytorch as lightning
     except ImportError as error:
         package = "lightning"
