@@ -114,7 +114,7 @@ def _levels(values: Map, limit: float) -> NDArray[np.uint8]:
     """The palette's entry of each value; the middle one, 127, is zero."""
     if limit <= 0:
         return np.full(values.shape, _STEPS, dtype=np.uint8)
-    strength = np.clip(np.asarray(values, dtype=np.float64) / limit, -1.0, 1.0)
+    strength = np.clip(np.asarray(values, dtype=np.float64), -limit, limit) / limit
     return (np.round(strength * _STEPS) + _STEPS).astype(np.uint8)
 
 
