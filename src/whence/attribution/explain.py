@@ -74,7 +74,13 @@ class Attribution:
             return ""
         text = f"the values miss their sum by {100 * float(self.gap[self.worst]):.1f} %"
         named = [str(loss) for loss in self.losses if abs(loss.share) > TOLERANCE / SHOWN]
-        return f"image {self.worst}: {text}" + (f": {'; '.join(named)}" if named else "")
+        text = f"image {self.worst}: {text}" + (f": {'; '.join(named)}" if named else "")
+        if self.absorbed is None:
+            return text
+        share = float(self.absorbed[self.worst] / self.explained[self.worst])
+        if abs(share) < float(self.gap[self.worst]) / 2:
+            return text
+        return f"{text}. Biases took {100 * share:.1f} %; bias=ignore gives that to the inputs"
 
     @property
     def conservation(self) -> Scalars | None:

@@ -49,6 +49,9 @@ def test_one_large_bias_is_named_at_no_cost(models, scalar, images):
     assert first.share == pytest.approx(missing, abs=1e-4)
     assert f"image {result.worst}: the values miss their sum by" in result.warning
     assert f"conv2d in 5 {'kept' if missing > 0 else 'added'}" in result.warning
+    assert f"Biases took {100 * missing:.1f} %; bias=ignore gives that" in result.warning
+    ignored = attribute(LRP(composite="epsilon", bias="ignore"), scalar(model), images)
+    assert "iases" not in ignored.warning
 
 
 def test_a_rule_that_does_not_conserve_is_named_by_its_layer(models, scalar, images):
@@ -58,6 +61,7 @@ def test_a_rule_that_does_not_conserve_is_named_by_its_layer(models, scalar, ima
     result = attribute(method, scalar(models["vgg-free"]()), images)
     assert (result.losses[0].operation, result.losses[0].path) == ("linear", "9")
     assert result.cost == method.passes(scalar(models["vgg-free"]()).model) + 1 / 5
+    assert "iases" not in result.warning
     large = LRP(composite=Composite(otherwise=Epsilon(epsilon=0)), epsilon=0)
     assert attribute(large, scalar(models["vgg-free"]()), images).warning == ""
 
