@@ -77,3 +77,18 @@ def test_settings_without_meaning_are_refused(method):
         method(samples=0)
     with pytest.raises(SettingError, match=r"range.*got -1"):
         method(sigma=-1.0)
+
+
+def test_copies_go_together_as_far_as_memory_allows_after_the_first(monkeypatch):
+    monkeypatch.setattr("whence.attribution.batching.ON_PROCESSOR", 2**20)
+    batches = []
+
+    def model(images):
+        batches.append(len(images))
+        return images.square().flatten(1)  # keeps as much as an image of 48 KiB
+
+    images = torch.rand(2, 3, 64, 64)
+    maps = SmoothGrad(samples=8)(ModelScalar(model, logit(0)), images)
+    assert batches == [1, 2, 2, 2, 1, 2, 2, 2, 2]  # the first is a guess, two fit
+    monkeypatch.undo()
+    torch.testing.assert_close(SmoothGrad(samples=8)(ModelScalar(model, logit(0)), images), maps)

@@ -1,7 +1,7 @@
 r"""Methods over noisy copies of the image: their mean, mean square and variance."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import final
 
 import torch
@@ -201,9 +201,22 @@ class Copies:
             noise = draws(generator, stop - start, images)
             noisy = images[first:last] + noise[:, None] * spread
             rows = torch.arange(first, last, device=images.device).repeat(stop - start)
-            account = accounted(self.method, f.at(rows), noisy.flatten(0, 1))
+            account = at_once(self.method, f.at(rows), noisy.flatten(0, 1), pace)
             shape = (stop - start, last - first, *account.values.shape[1:])
             yield account.values.reshape(shape), account.passes * len(rows)
+
+
+def at_once(method: Method, f: ScalarFn, images: Images, pace: Pace) -> Account:
+    """Return what a method finds, in one internal batch where its size is left to us.
+
+    The copies are as many as fit already. A method that keeps its graph, or whose batches the
+    user has cut, does as it was told.
+    """
+    free = getattr(method, "batch_size", 0) is None and not getattr(method, "create_graph", False)
+    if not (free and is_dataclass(method)):
+        return accounted(method, f, images)
+    with pace.watching(len(images)):
+        return accounted(replace(method, batch_size=len(images)), f, images)
 
 
 def added(sums: Tensor | None, maps: Tensor) -> Tensor:
