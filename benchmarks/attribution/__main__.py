@@ -76,6 +76,9 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="measure known cells again")
     parser.add_argument("--out", type=Path, help="folder of attribution.json and attribution.md")
     arguments = parser.parse_args()
+    for names, parts in ((MODELS, arguments.models), ([r.name for r in ROWS], arguments.rows)):
+        if not chosen(tuple(names), parts):
+            parser.error(f"{' '.join(parts)!r} is no part of {', '.join(names)}")
     out = arguments.out or (RESULTS / "quick" if arguments.quick else RESULTS)
     torch.set_num_threads(1)  # nothing that is forked may have started threads
     missing = opened()
