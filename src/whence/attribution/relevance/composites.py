@@ -93,6 +93,9 @@ def composite_named(
     """Return the composite of this name.
 
     Linear layers follow epsilon in all but the last four; the name says what convolutions follow.
+    ``gamma`` is made for outputs behind a ReLU: where negative ones matter, before residual sums
+    and in transformers, its denominators come close to zero and the map may blow up, which the
+    result's warning tells. ``generalised-gamma`` stays finite there.
 
     ========================== ================================ ==========================
     name                       convolutions                     layers that read the images
