@@ -150,6 +150,11 @@ def brief_method(text: str) -> str:
     >>> brief_method("SmoothGrad(samples=25, sigma=0.15, method=Gradient(relu=True))")
     'SmoothGrad(samples=25, method=Gradient, …)'
 
+    What belongs to the model's input, its normalisation, is told elsewhere.
+
+    >>> brief_method("LRP(composite='gamma', normalisation=Normalisation(mean=(0.5,)))")
+    "LRP(composite='gamma', …)"
+
     A text that is not a name with settings stays as it is.
     """
     try:
@@ -162,7 +167,9 @@ def brief_method(text: str) -> str:
 def _brief_call(call: ast.Call) -> str:
     kept, left_out = [], bool(call.args)
     for at, one in enumerate(call.keywords):
-        if isinstance(one.value, ast.Call):
+        if one.arg == "normalisation":
+            left_out = True
+        elif isinstance(one.value, ast.Call):
             kept.append(f"{one.arg}={_brief_call(one.value)}")
         elif isinstance(one.value, ast.Constant) and isinstance(one.value.value, bool | None):
             continue
