@@ -397,7 +397,7 @@ def test_queries_are_made_in_batches_of_any_size(setting):
 
 
 def test_more_memory_means_larger_batches(setting):
-    from whence.influence.rank import images_per_batch
+    from whence.influence.batches import images_per_batch
 
     recorder = Recorder(setting().network)
     sizes = [images_per_batch(recorder, memory) for memory in (1, 10**5, 10**6, 10**12)]

@@ -26,7 +26,7 @@ from whence.index import (
     verify,
 )
 from whence.index import build as build_index
-from whence.influence.rank import check_labels
+from whence.influence.batches import check_labels
 from whence.influence.select import choose_parameters
 from whence.network import Network
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import final
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from whence.core import (
     ImageData,
@@ -19,15 +17,15 @@ from whence.core import (
     check_images,
     silent,
 )
-from whence.errors import DataError, NumericsError, SettingError, TargetError
+from whence.errors import DataError, NumericsError, SettingError
 from whence.gradients import ExampleGradients, Recorder
+from whence.influence.batches import check_labels, images_per_batch
 from whence.influence.query import QueryVectors, joined, query_vectors, residuals_of
 from whence.influence.scorers import GradCos, Scorer
 from whence.influence.select import choose_parameters
 from whence.network import Network
-from whence.network.layout import multiple_of_batch, shape_of
 
-__all__ = ["Influence", "Ranking", "images_per_batch", "influence"]
+__all__ = ["Influence", "Ranking", "influence"]
 
 
 @final
@@ -265,53 +263,9 @@ def facts_of(
     )
 
 
-def check_labels(train: ImageData, indices: Tensor, labels: Tensor, network: Network) -> None:
-    """Refuse training images without a label, or with one that the model does not have."""
-    if int(labels.min()) < 0:
-        first = int(indices[int((labels < 0).nonzero()[0, 0])])
-        msg = (
-            f"The training image {train.name(first)!r} has no label. Influence needs the label "
-            f"of every training image: use a folder of class folders, or an array of labels."
-        )
-        raise DataError(msg)
-    classes = classes_of(network)
-    if int(labels.max()) >= classes:
-        first = int((labels >= classes).nonzero()[0, 0])
-        msg = (
-            f"The training image {train.name(int(indices[first]))!r} has the label "
-            f"{int(labels[first])}, but the model's classes run from 0 to {classes - 1}."
-        )
-        raise TargetError(msg)
-
-
-def classes_of(network: Network) -> int:
-    """Return how many classes the network has."""
-    output = next(n for n in network.graph.nodes if n.op == "output")
-    return int(output.all_input_nodes[0].meta["val"].shape[1])
-
-
 def queries_at_once(network: Network, names: Sequence[str], memory: int) -> int:
     """Return how many query vectors fit into memory."""
     per_query = sum(
         network.parameters[n].numel() * network.parameters[n].element_size() for n in names
     )
     return max(1, memory // max(per_query, 1))
-
-
-def images_per_batch(recorder: Recorder, memory: int, most: int = 64) -> int:
-    """Return how many training images fit into memory with all that is recorded of them."""
-    per_image = 0
-    for node in recorder.uses.recorded:
-        per_image += 2 * bytes_per_image(node)
-    for use in recorder.uses.layers:
-        if use.operation == "conv2d" and use.weight is not None:
-            source = recorder.uses.recorded[use.source]
-            window = prod(use.settings[0][2:])
-            per_image += window * bytes_per_image(source)
-    return max(1, min(most, memory // max(per_image, 1)))
-
-
-def bytes_per_image(node: Node) -> int:
-    """Return how many bytes a value of the graph takes for each image."""
-    sizes = [s if isinstance(s, int) else multiple_of_batch(s) or 1 for s in shape_of(node)]
-    return prod(sizes) * int(node.meta["val"].element_size())
