@@ -230,3 +230,15 @@ def test_gradients_of_other_parameters_are_refused(generator):
 def test_a_dimension_of_none_is_refused():
     with pytest.raises(SettingError, match="at least 1; got 0"):
         Projection(dimension=0)
+
+
+@pytest.mark.parametrize("dimension", [1, K, 10**6])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_adjoint_is_the_transpose_of_the_projection(shape, dimension, generator):
+    gradients = gradients_of(weight=(factored(shape, generator),))
+    projector = Projection(dimension=dimension).projector(gradients)
+    size = gradients.blocks["weight"][0].size
+    one = torch.eye(size, dtype=torch.float64)
+    matrix = projector({"weight": one})["weight"]  # (size, k): its rows are P e_j
+    back = projector.adjoint({"weight": torch.eye(matrix.shape[1], dtype=torch.float64)})["weight"]
+    torch.testing.assert_close(back, matrix.T, rtol=0, atol=0)

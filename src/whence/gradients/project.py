@@ -102,6 +102,21 @@ class Projector(Operator):
             for name, one in self.maps.items()
         }
 
+    def adjoint(self, vectors: Vectors) -> dict[str, Tensor]:
+        r"""Return the transpose of the projection, :math:`P^\top`, of projected vectors.
+
+        :math:`\langle P g, z \rangle = \langle g, P^\top z \rangle`: an inner product with a
+        projected gradient is one with the gradient itself.
+
+        Args:
+            vectors: For each parameter ``(q, k)``.
+
+        Returns:
+            For each parameter ``(q, n)``, its elements in one row.
+        """
+        check_names(self.maps, vectors)
+        return {name: one.adjoint(vectors[name].flatten(1)) for name, one in self.maps.items()}
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +131,10 @@ class Exact:
 
     def vectors(self, values: Tensor) -> Tensor:
         """Return the vectors ``(q, n)``."""
+        return values
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Return the vectors."""
         return values
 
 
@@ -160,6 +179,17 @@ class TwoSided:
         rows = sided(self.output, grouped)
         return sided(self.input, rows.transpose(2, 3)).transpose(2, 3).sum(dim=1).flatten(1)
 
+    def adjoint(self, values: Tensor) -> Tensor:
+        r"""Return :math:`P_o^\top Z P_i` for every group, ``(q, n)``."""
+        groups, wide, deep = self.shape
+        rows = wide if self.output is None else self.output.shape[1]
+        shaped = values.reshape(len(values), 1, rows, -1).expand(-1, groups, -1, -1)
+        if self.output is not None:
+            shaped = self.output.to(values).transpose(1, 2) @ shaped
+        if self.input is not None:
+            shaped = shaped @ self.input.to(values)
+        return shaped.reshape(len(values), groups * wide * deep)
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,6 +214,10 @@ class Sketch:
         """Return the sketch of vectors ``(q, n)``."""
         empty = values.new_zeros(len(values), self.size)
         return empty.index_add(1, self.places.to(values.device), values * self.signs.to(values))
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Return to each element, with its sign, the sum that it was added to: ``(q, n)``."""
+        return values[:, self.places.to(values.device)] * self.signs.to(values)
 
 
 def flat(vectors: Vectors) -> Tensor:
