@@ -83,6 +83,9 @@ def vgg(channels: int, width: int, side: int) -> nn.Module:
         parts.append(nn.MaxPool2d(2))
         side //= 2
     parts += [nn.Flatten(), nn.Linear(last * side**2, 128), nn.ReLU(), nn.Linear(128, CLASSES)]
+    for part in parts:
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(*parts)
 
 
@@ -105,11 +108,11 @@ def resnet(channels: int, width: int, side: int) -> nn.Module:
 def network(dataset: str, architecture: str, seed: int = 0) -> nn.Module:
     """Return an untrained network in eval mode; ResNet-20 alone is trained already."""
     small = dataset == DIGITS
-    channels, side, width = (1, 8, 16) if small else (3, 32, 32)
+    channels, side, width = (1, 8, 16) if small else (3, 32, 24)
     makers: dict[str, Callable[[], nn.Module]] = {
         VGG: lambda: vgg(channels, width, side),
         RESNET: lambda: resnet(channels, width, side),
-        VIT: lambda: SmallViT(channels, side, 2 if small else 4, 32 if small else 64, 3),
+        VIT: lambda: SmallViT(channels, side, 2 if small else 4, 2 * width, 3),
         RESNET20: published,
     }
     with torch.random.fork_rng(devices=()):

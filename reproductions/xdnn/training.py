@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from reproductions.xdnn.networks import RESNET, RESNET20, VIT, network
+from reproductions.xdnn.networks import RESNET, RESNET20, VGG, VIT, network
 from reproductions.xdnn.pictures import BUILD, CIFAR, DIGITS, pictures
 from whence.adapters.training import TrainingSettings
 from whence.convert import (
@@ -46,7 +46,15 @@ CALIBRATION = 512
 
 KEPT = ("weights.safetensors", "x-dnn.safetensors", "fit.json", "report.md")
 
-EPOCHS = {DIGITS: (40, 20), CIFAR: (10, 5)}
+EPOCHS = {
+    (DIGITS, VGG): (20, 10),
+    (DIGITS, RESNET): (20, 10),
+    (DIGITS, VIT): (40, 20),
+    (CIFAR, VGG): (8, 4),
+    (CIFAR, RESNET): (8, 4),
+    (CIFAR, VIT): (8, 4),
+    (CIFAR, RESNET20): (0, 3),
+}
 """Of a training from scratch, and of a fine-tune."""
 
 
@@ -59,17 +67,18 @@ def variants(architecture: str) -> tuple[str, ...]:
 
 def settings(dataset: str, architecture: str, variant: str, seed: int) -> TrainingSettings:
     """Return how a network is trained."""
-    first, later = EPOCHS[dataset]
     tuning = variant in (TUNED, LONGER)
     found = TrainingSettings(
-        epochs=later if tuning else first,
-        batch_size=128 if dataset == CIFAR else 64,
-        rate=1e-3 if tuning or architecture == VIT else 2e-3,
+        epochs=EPOCHS[dataset, architecture][int(tuning)],
+        batch_size=64 if dataset == CIFAR else 32,
+        rate=2e-3 if dataset == DIGITS or architecture == RESNET else 1e-3,
         decay=1e-2,
         clip=1.0,
         vary=dataset == CIFAR,
         seed=seed,
     )
+    if tuning:
+        found = replace(found, rate=found.rate / 2)
     if dataset == CIFAR and architecture != VIT:
         return replace(found, precision="bf16-mixed")
     return found
