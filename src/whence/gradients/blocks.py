@@ -5,40 +5,70 @@ its inputs ``A`` at every position. Products with queries and norms need not for
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from whence.core import Scalars
+from whence.gradients.patches import Patches
 
 __all__ = ["Block", "DirectBlock", "FactoredBlock", "products", "stacked"]
 
 
 @final
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class FactoredBlock:
     """Gradients ``output[b, g] @ input[b, g].T`` for images ``b`` and groups ``g``.
 
     Args:
         output: Gradients of the output, ``(b, g, o, t)``.
-        input: Inputs of the layer, ``(b, g, i, t)``.
+        input: Inputs of the layer, ``(b, g, i, t)``, or the :class:`Patches` that a convolution
+            sees, which are unfolded each time that ``input`` is read.
         shape: The parameter's shape, of ``g * o * i`` elements.
     """
 
     output: Tensor
-    input: Tensor
+    held: Tensor | Patches
     shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        *,
+        output: Tensor,
+        input: Tensor | Patches,  # noqa: A002 - the layer's input
+        shape: tuple[int, ...],
+    ) -> None:
+        """Keep the factors."""
+        object.__setattr__(self, "output", output)
+        object.__setattr__(self, "held", input)
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def input(self) -> Tensor:
+        """Inputs of the layer, ``(b, g, i, t)``; a convolution's are unfolded here."""
+        return self.held.unfolded() if isinstance(self.held, Patches) else self.held
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.output)
 
     @property
+    def deep(self) -> int:
+        """Elements of an input at one position, in one group."""
+        return self.held.shape[2]
+
+    @property
     def size(self) -> int:
         """The number of elements of the parameter."""
-        return self.output.shape[1] * self.output.shape[2] * self.input.shape[2]
+        return self.output.shape[1] * self.output.shape[2] * self.deep
+
+    @property
+    def kept(self) -> bool:
+        """Whether a graph is kept, so that all products must be differentiable."""
+        source = self.held.source if isinstance(self.held, Patches) else self.held
+        return torch.is_grad_enabled() and (self.output.requires_grad or source.requires_grad)
 
     def materialise(self) -> Tensor:
         """Return the gradients, ``(b, size)``."""
@@ -47,11 +77,15 @@ class FactoredBlock:
     def dot(self, queries: Tensor) -> Tensor:
         """Return inner products with queries ``(q, size)``: ``(b, q)``."""
         positions, count = self.output.shape[3], len(queries)
-        groups, wide, deep = self.output.shape[1], self.output.shape[2], self.input.shape[2]
+        groups, wide, deep = self.output.shape[1], self.output.shape[2], self.deep
         if positions * count > positions + count + 1:
             return chunked(self, queries)
         shaped = queries.reshape(count, groups, wide, deep)
-        pulled = torch.einsum("qgoi,bgit->bqgot", shaped, self.input)
+        if isinstance(self.held, Patches):
+            stacked = shaped.transpose(0, 1).reshape(groups, count * wide, deep)
+            pulled = self.held.convolved(stacked).unflatten(2, (count, wide))
+            return (pulled * self.output[:, :, None]).sum(dim=(1, 3, 4))
+        pulled = torch.einsum("qgoi,bgit->bqgot", shaped, self.held)
         return torch.einsum("bgot,bqgot->bq", self.output, pulled)
 
     def ghost(self, queries: "FactoredBlock") -> Tensor:
@@ -62,11 +96,12 @@ class FactoredBlock:
         """
         count, ours, theirs = len(queries), self.output.shape[3], queries.output.shape[3]
         total: Tensor | None = None
+        factors = ((self.output, queries.output), (self.input, queries.input))
         for group in range(self.output.shape[1]):
             pairs = [
                 mine[:, group].transpose(1, 2).flatten(0, 1)
                 @ other[:, group].transpose(0, 1).flatten(1)
-                for mine, other in ((self.output, queries.output), (self.input, queries.input))
+                for mine, other in factors
             ]
             product = (pairs[0] * pairs[1]).view(len(self), ours, count, theirs).sum(dim=(1, 3))
             total = product if total is None else total + product
@@ -75,30 +110,48 @@ class FactoredBlock:
     def favours_ghost(self, count: int) -> bool:
         """Return whether products with ``count`` factored queries of this shape cost less."""
         positions, groups = self.output.shape[3], self.output.shape[1]
-        wide, deep = self.output.shape[2], self.input.shape[2]
+        wide, deep = self.output.shape[2], self.deep
         ghost = count * positions * positions * (wide + deep) * groups
         return ghost < (positions + count + MEMORY) * self.size
 
     def scaled(self, factors: Scalars) -> "FactoredBlock":
         """Return the block with each image's gradient multiplied by its factor."""
         return FactoredBlock(
-            output=self.output * factors.view(-1, 1, 1, 1), input=self.input, shape=self.shape
+            output=self.output * factors.view(-1, 1, 1, 1), input=self.held, shape=self.shape
         )
 
     def squared_norm(self) -> Scalars:
-        """Return the squared Euclidean norms, ``(b,)``."""
-        positions = self.output.shape[3]
-        wide, deep = self.output.shape[2], self.input.shape[2]
-        if positions * positions * (wide + deep) < (positions + MEMORY) * wide * deep:
+        """Return the squared Euclidean norms, ``(b,)``, the cheaper way.
+
+        Either of gradients that are formed, or of inner products between positions.
+        """
+        if self.favours_gram:
             ours = self.output.transpose(2, 3) @ self.output
-            theirs = self.input.transpose(2, 3) @ self.input
-            return (ours * theirs).flatten(1).sum(dim=1)
+            return (ours * self.gram()).flatten(1).sum(dim=1)
         return self.materialise().square().sum(dim=1)
+
+    def gram(self) -> Tensor:
+        """Return inner products of an image's inputs with each other, ``(b, g, t, t)``."""
+        if isinstance(self.held, Patches):
+            return self.held.gram()
+        return self.held.transpose(2, 3) @ self.held
+
+    @property
+    def favours_gram(self) -> bool:
+        """Return whether norms cost less by inner products between positions."""
+        groups, wide, positions = self.output.shape[1:]
+        gram = groups * positions * positions * (wide + self.deep + 2)
+        if isinstance(self.held, Patches):
+            gram = groups * positions * positions * (wide + 2) + self.held.gram_cost()
+        return gram < (positions + MEMORY) * self.size
 
     def rows(self, start: int, stop: int) -> "FactoredBlock":
         """Return the block of some images."""
+        held = self.held
         return FactoredBlock(
-            output=self.output[start:stop], input=self.input[start:stop], shape=self.shape
+            output=self.output[start:stop],
+            input=held.rows(start, stop) if isinstance(held, Patches) else held[start:stop],
+            shape=self.shape,
         )
 
 
@@ -159,10 +212,18 @@ def stacked(blocks: Sequence[Block]) -> Block:
     if len(factored) == len(blocks):
         return FactoredBlock(
             output=torch.cat([b.output for b in factored]),
-            input=torch.cat([b.input for b in factored]),
+            input=held_together([b.held for b in factored]),
             shape=first.shape,
         )
     return DirectBlock(values=torch.cat([b.materialise() for b in blocks]), shape=first.shape)
+
+
+def held_together(parts: Sequence[Tensor | Patches]) -> Tensor | Patches:
+    """Return the inputs of several batches as one."""
+    patches = [part for part in parts if isinstance(part, Patches)]
+    if len(patches) == len(parts):
+        return replace(patches[0], source=torch.cat([part.source for part in patches]))
+    return torch.cat([p.unfolded() if isinstance(p, Patches) else p for p in parts])
 
 
 MEMORY = 16
@@ -174,7 +235,7 @@ CHUNK_BYTES = 64 * 2**20
 
 def chunked(block: FactoredBlock, queries: Tensor) -> Tensor:
     """Return inner products, forming the gradients of a few images at a time."""
-    if torch.is_grad_enabled() and (block.output.requires_grad or block.input.requires_grad):
+    if block.kept:
         return block.materialise() @ queries.T
     step = max(1, CHUNK_BYTES // (block.size * block.output.element_size()))
     parts = [

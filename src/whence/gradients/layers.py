@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whence.gradients.blocks import Block, DirectBlock, FactoredBlock
+from whence.gradients.patches import Patches
 from whence.gradients.routes import LayerUse
 from whence.network import BatchAxis
 
@@ -38,17 +39,20 @@ def conv_blocks(use: LayerUse, source: Tensor, gradient: Tensor) -> dict[str, Bl
     found: dict[str, Block] = {}
     outputs = gradient.flatten(2)
     if use.weight is not None:
-        left, right, top, bottom = padding
-        if (left, top) != (right, bottom):
-            source = functional.pad(source, padding)
-            left = top = 0
-        if shape[2:] == (1, 1) and not (left or top):
-            patches = source[:, :, :: stride[0], :: stride[1]].flatten(2)
-        else:
-            patches = functional.unfold(source, shape[2:], dilation, (top, left), stride)
+        if shape[2:] == (1, 1) and not any(padding):
+            source, stride = source[:, :, :: stride[0], :: stride[1]], (1, 1)
+        patches = Patches(
+            source=source,
+            kernel=(shape[2], shape[3]),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+        alone = use.axis.outer * use.axis.inner == 1
         found[use.weight] = FactoredBlock(
             output=merged(split(outputs, 1, groups), use.axis),
-            input=merged(split(patches, 1, groups), use.axis),
+            input=patches if alone else merged(patches.unfolded(), use.axis),
             shape=shape,
         )
     if use.bias is not None:
