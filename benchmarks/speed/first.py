@@ -126,7 +126,7 @@ class Prepared:
         """Return the Grad-Cos scores of a batch."""
         recorded = self.made.recorder.record(images, Margin(labels))
         squared = recorded.squared_norm()
-        weights = self.made.scorer.weights(squared, squared)
+        weights = self.made.members[0].scoring.weights(squared, squared)
         return recorded.dot(self.made.queries.blocks) * weights[:, None]
 
 
@@ -164,7 +164,7 @@ def naive_loop(
             )
             score = sum((g * vector[n]).sum() for g, n in zip(gradients, names, strict=True))
             squared = sum(g.square().sum() for g in gradients)
-            weight = scores.scorer.weights(squared[None], torch.sigmoid(-margin)[None])
+            weight = scores.members[0].scoring.weights(squared[None], torch.sigmoid(-margin)[None])
             found.append(torch.autograd.grad((score * weight).sum(), leaf)[0])
         return torch.cat(found)
 

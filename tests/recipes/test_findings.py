@@ -177,7 +177,7 @@ class Scored:
 
 def as_influence(scored):
     """Return the scored images as an influence, of which only these facts are used."""
-    from whence.influence import GradCos, Influence, QueryVectors
+    from whence.influence import GradCos, Influence
 
     none = torch.zeros(0)
     made = object.__new__(Influence)
@@ -191,10 +191,10 @@ def as_influence(scored):
         "squared_norms": scored.self_influence,
         "parameters": (),
         "coverage": 1.0,
-        "queries": QueryVectors(blocks={}, zero=none),
         "scorer": GradCos(),
         "passes": 1,
-        "recorder": None,
+        "members": (),
+        "weights": none,
     }
     for name, value in facts.items():
         object.__setattr__(made, name, value)

@@ -50,7 +50,7 @@ class Setting:
             x = self.train.images[index].clone().requires_grad_()
             own, g = self.margin_gradient(x, int(self.train.labels[index]), create_graph=True)
             score = g @ v
-            if scorer.normalised:
+            if isinstance(scorer, GradCos):
                 score = score / (g.norm() * v.norm())
             else:
                 score = score * torch.sigmoid(-own) * torch.sigmoid(-margin).detach()

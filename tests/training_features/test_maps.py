@@ -6,7 +6,7 @@ import torch
 from whence.attribution import Gradient, InputXGradient, IntegratedGradients, SmoothGrad, attribute
 from whence.core import Margin, ScalarFn, TensorData
 from whence.errors import DataError, SettingError
-from whence.influence import GradCos, GradDot, Influence, influence
+from whence.influence import GradCos, GradDot, Influence, Scoring, influence, one
 from whence.network import Network
 from whence.training_features import influence_fn, training_features
 
@@ -18,13 +18,9 @@ class Product:
     """The inner product of the margins' gradients alone."""
 
     name: str = "product"
-    normalised: bool = False
 
-    def factors(self, squared_norms, residuals):
-        return torch.ones_like(residuals)
-
-    def weights(self, squared_norms, residuals):
-        return torch.ones_like(residuals)
+    def fit(self, recorder, train, *, batch_size=32, progress=None):
+        return Scoring(recorder=recorder, factors=one, weights=one)
 
 
 def maps(case, query=0, *, scorer=None, method=None, indices=(0, 1, 2, 3), **settings):
@@ -133,9 +129,9 @@ def test_the_forward_mode_route_equals_the_double_backward_route(setting, name):
     labels = case.train.labels[:2]
     f = influence_fn(case.influence(GradDot()), 0, labels)
     found = []
-    for route in (f.by_forward_mode, f.by_double_backward):
+    for terms in (f.terms, (replace(f.terms[0], along=None),)):
         images = case.train.images[:2].clone().requires_grad_()
-        values = route(images, Margin(labels))
+        values = replace(f, terms=terms)(images)
         found.append((values.detach(), torch.autograd.grad(values.sum(), images)[0]))
     (value, pixels), (expected_value, expected_pixels) = found
     assert_equal(value, expected_value, rtol=1e-9)
@@ -239,7 +235,7 @@ def test_maps_are_linear_in_the_query(setting):
     case = setting()
     scores = case.influence(GradDot())
     coefficients = torch.tensor([2.0, -0.5], dtype=torch.float64)
-    mixed = replace(scores, queries=scores.queries.combined(coefficients))
+    mixed = scores.combined(coefficients)
     found = maps(mixed, train=case.train).attribution
     parts = [maps(scores, q, train=case.train).attribution for q in range(2)]
     assert_equal(found.values, 2 * parts[0].values - 0.5 * parts[1].values)
@@ -416,7 +412,7 @@ def test_a_training_image_without_a_gradient_has_an_empty_map(setting, scorer):
     found = maps(scores, train=train, indices=[0, 1]).attribution
     assert scores.zero_gradients == 1
     assert found.explained[1] == 0
-    assert found.values[1].abs().max() <= (0 if scorer.normalised else 1)
+    assert found.values[1].abs().max() <= (0 if isinstance(scorer, GradCos) else 1)
     assert found.values[0].abs().max() > 0
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from whence.core import Images, Margin, Scalars, Target
 from whence.errors import NumericsError
-from whence.gradients import Block, DirectBlock, Recorder
+from whence.gradients import Block, DirectBlock
 from whence.gradients.blocks import stacked
-from whence.influence.scorers import Scorer
+from whence.influence.scoring import Scoring
 
 __all__ = ["QueryVectors", "joined", "query_vectors", "residuals_of"]
 
@@ -49,18 +49,22 @@ class QueryVectors:
         }
 
     def combined(self, coefficients: Tensor) -> "QueryVectors":
-        """Return one query that is a linear combination: an average, or a difference.
+        """Return linear combinations of the queries: averages, or differences.
 
-        Scores are linear in the query, so scores of the combination are the same combination of
+        Scores are linear in the query, so scores of a combination are the same combination of
         scores.
+
+        Args:
+            coefficients: ``(q,)`` for one combination, or ``(p, q)`` for several.
         """
+        rows = coefficients.reshape(-1, len(self))
         return QueryVectors(
             blocks={
-                name: DirectBlock(values=(coefficients.to(dense) @ dense)[None], shape=block.shape)
+                name: DirectBlock(values=rows.to(dense) @ dense, shape=block.shape)
                 for name, block in self.blocks.items()
                 for dense in (block.materialise(),)
             },
-            zero=self.zero.all()[None],
+            zero=((rows.to(self.zero.device) == 0) | self.zero).all(dim=1),
         )
 
 
@@ -72,15 +76,14 @@ def residuals_of(logits: Tensor, target: Target) -> Scalars:
 
 
 def query_vectors(
-    recorder: Recorder, images: Images, target: Target, scorer: Scorer, batch_size: int = 8
+    scoring: Scoring, images: Images, target: Target, batch_size: int = 8
 ) -> QueryVectors:
     """Return the vectors of queries; costs one forward and one backward pass.
 
     Args:
-        recorder: Records gradients for the chosen parameters.
+        scoring: How gradients become scores, for one network.
         images: The query images, ``(q, c, h, w)``.
         target: What is asked about each: the margin of its predicted class, for example.
-        scorer: How gradients become scores.
         batch_size: How many images at a time.
 
     Raises:
@@ -88,22 +91,25 @@ def query_vectors(
     """
     parts: list[dict[str, Block]] = []
     squares: list[Tensor] = []
+    norms: list[Tensor] = []
     residuals: list[Tensor] = []
     for start in range(0, len(images), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(images)))
         some = target.at(rows)
-        recorded = recorder.record(images[rows.to(images.device)], some)
+        recorded = scoring.recorder.record(images[rows.to(images.device)], some)
         parts.append(recorded.settled(len(images)))
         squares.append(recorded.squared_norm())
+        curved = scoring.normalised and scoring.metric is not None
+        norms.append(scoring.squared_norms(recorded) if curved else squares[-1])
         residuals.append(residuals_of(recorded.logits, some))
     squared = torch.cat(squares)
     if not squared.isfinite().all():
         bad = (~squared.isfinite()).nonzero().flatten().tolist()
         msg = f"The gradients of queries {bad} are NaN or infinite: check the images and weights."
         raise NumericsError(msg)
-    factors = scorer.factors(squared, torch.cat(residuals))
+    gradients = {name: stacked([p[name] for p in parts]) for name in parts[0]}
     return QueryVectors(
-        blocks={n: stacked([p[n] for p in parts]).scaled(factors) for n in parts[0]},
+        blocks=scoring.vectors(gradients, torch.cat(norms), torch.cat(residuals)),
         zero=squared == 0,
     )
 

@@ -1,13 +1,14 @@
 """Influence: exact scores of all training images for some queries, in one pass over the data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import cast, final
 
 import torch
 from torch import Tensor
 
 from whence.core import (
+    Batch,
     ImageData,
     Images,
     Logits,
@@ -18,10 +19,13 @@ from whence.core import (
     silent,
 )
 from whence.errors import DataError, NumericsError, SettingError
-from whence.gradients import ExampleGradients, Recorder
+from whence.gradients import Recorder
 from whence.influence.batches import check_labels, images_per_batch
+from whence.influence.checkpoints import Checkpoint
+from whence.influence.members import Member, combined, fitted
 from whence.influence.query import QueryVectors, joined, query_vectors, residuals_of
-from whence.influence.scorers import GradCos, Scorer
+from whence.influence.scorers import GradCos
+from whence.influence.scoring import Records, Scorer
 from whence.influence.select import choose_parameters
 from whence.network import Network
 
@@ -47,6 +51,8 @@ class Ranking:
 class Influence:
     """Scores of training images for queries, and what the pass learnt on its way.
 
+    With several checkpoints, predictions, residuals and norms are those of the last one.
+
     Args:
         scores: ``(n, q)``; positive for proponents.
         indices: Places in the training set, ``(n,)``; unusable images are not among them.
@@ -54,13 +60,13 @@ class Influence:
         predictions: Predicted classes of the training images, ``(n,)``.
         confidences: Probabilities of the predicted classes, ``(n,)``.
         residuals: ``1 - p`` of the labels, ``(n,)``.
-        squared_norms: Squared norms of the margins' gradients, ``(n,)``.
+        squared_norms: Squared Euclidean norms of the margins' gradients, ``(n,)``.
+        weights: The weights ``w`` of training images for each member, ``(n, m)``.
         parameters: Names of the parameters compared.
         coverage: Their share of all of the model's parameters.
-        queries: The query vectors, for training-feature maps.
+        members: The networks of the score, each with its scoring and its queries.
         scorer: How gradients became scores.
-        passes: Passes over the training data.
-        recorder: What recorded the gradients; training-feature maps use it again.
+        passes: Passes over the training data, beside those that the scorer's fitting made.
     """
 
     scores: Tensor
@@ -70,12 +76,27 @@ class Influence:
     confidences: Tensor
     residuals: Tensor
     squared_norms: Tensor
+    weights: Tensor
     parameters: tuple[str, ...]
     coverage: float
-    queries: QueryVectors
+    members: tuple[Member, ...]
     scorer: Scorer
     passes: int
-    recorder: Recorder
+
+    @property
+    def recorder(self) -> Records:
+        """What recorded the gradients of the last member."""
+        return self.members[-1].recorder
+
+    @property
+    def queries(self) -> QueryVectors:
+        """The query vectors of the last member."""
+        return self.members[-1].queries
+
+    @property
+    def zero_queries(self) -> Tensor:
+        """Which queries have no gradient at all, ``(q,)``; all their scores are 0."""
+        return torch.stack([m.queries.zero for m in self.members]).all(dim=0).cpu()
 
     @property
     def self_influence(self) -> Tensor:
@@ -89,6 +110,32 @@ class Influence:
     def zero_gradients(self) -> int:
         """How many training images have no gradient at all."""
         return int((self.squared_norms == 0).sum())
+
+    def combined(self, coefficients: Tensor) -> "Influence":
+        """Return the scores for linear combinations of the queries, and for their maps.
+
+        An average of queries asks where several predictions come from; a difference, what speaks
+        for the one *rather than* for the other. Costs no pass.
+
+        Args:
+            coefficients: ``(q,)`` for one combination, or ``(p, q)`` for several.
+
+        Raises:
+            SettingError: If there is not one coefficient per query.
+        """
+        count = self.scores.shape[1]
+        if coefficients.ndim not in (1, 2) or coefficients.shape[-1] != count:
+            msg = (
+                f"Combining {count} queries needs {count} coefficients, (q,) or (p, q); got shape "
+                f"{tuple(coefficients.shape)}."
+            )
+            raise SettingError(msg)
+        rows = coefficients.reshape(-1, count).to(self.scores)
+        return replace(
+            self,
+            scores=self.scores @ rows.T,
+            members=tuple(m.combined(rows) for m in self.members),
+        )
 
     def proponents(self, k: int) -> Ranking:
         """Return the ``k`` training images with the highest scores for each query.
@@ -114,31 +161,34 @@ class Influence:
 
 
 @torch.inference_mode(mode=False)
-def influence(
+def influence(  # noqa: PLR0913 - keywords, each with a default
     network: Network,
     train: ImageData,
     images: Images,
     target: Target,
     *,
     scorer: Scorer | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
     parameters: str | Sequence[str] = "all",
     batch_size: int | None = None,
     memory: int = 2 * 2**30,
     progress: Progress = silent,
 ) -> Influence:
-    """Return exact scores of every training image for every query.
+    """Return the exact scores of all training images for some queries.
 
-    Each training image's gradients are formed once, multiplied with all queries, and dropped. The
-    cost per training image is about one forward pass and two backward passes, however many
-    queries there are, as long as their vectors fit into ``memory``; else several passes are made.
+    The cost per training image is about one forward pass and two backward passes for each
+    checkpoint, however many queries there are, as long as their vectors fit into ``memory``; else
+    several passes are made. Scorers that must be fitted make their own passes before.
 
     Args:
         network: The network.
         train: Training images with labels.
-        images: Queries, ``(q, c, h, w)``, in the model's units.
+        images: Queries, ``(q, c, h, w)``.
         target: What is asked about each query; ``Margin(predicted classes)`` for "where does
-            this prediction come from?".
+            this prediction come from?", ``Margin(true classes)`` for "what spoke against it?".
         scorer: How gradients become scores; :class:`GradCos` by default.
+        checkpoints: Weights over which scores are added up, in the order of training; the
+            network's own by default.
         parameters: Over which parameters; see :func:`choose_parameters`.
         batch_size: Training images at a time; chosen by memory if not given.
         memory: Bytes for the query vectors, and as many again for the batch.
@@ -146,30 +196,42 @@ def influence(
 
     Raises:
         DataError: If there are no usable training images, or one has no label.
+        MismatchError: If a checkpoint does not fit the network.
         TargetError: If a label is not one of the model's classes.
         NumericsError: If a gradient is NaN or infinite.
     """
     check_images(images)
     names = choose_parameters(network, parameters)
-    recorder = Recorder(network, names)
     scorer = scorer or GradCos()
     if batch_size is not None and batch_size < 1:
         msg = f"batch_size must be at least 1; got {batch_size}."
         raise SettingError(msg)
-    size = batch_size or images_per_batch(recorder, memory)
-    at_once = queries_at_once(network, names, memory)
-    columns, vectors, facts = [], [], None
+    made = fitted(
+        network,
+        train,
+        scorer,
+        names,
+        checkpoints=checkpoints,
+        batch_size=batch_size,
+        memory=memory,
+        progress=progress,
+    )
+    size = batch_size or min(images_at_once(m.recorder, memory) for m in made)
+    at_once = queries_at_once(network, names, memory // len(made))
+    columns, members, facts = [], [], None
     starts = range(0, len(images), at_once)
     for number, start in enumerate(starts):
         rows = torch.arange(start, min(start + at_once, len(images)))
-        some = query_vectors(recorder, images[rows.to(images.device)], target.at(rows), scorer)
+        asked = (images[rows.to(images.device)], target.at(rows))
+        some = tuple(
+            Member(scoring=m.scoring, factor=m.factor, queries=query_vectors(m.scoring, *asked))
+            for m in made
+        )
         pass_name = "influence" if len(starts) == 1 else f"influence {number + 1}/{len(starts)}"
-        facts = one_pass(recorder, train, some, scorer, size, progress, pass_name)
+        facts = one_pass(train, some, size, progress, pass_name)
         columns.append(facts.scores)
-        vectors.append(some)
-    if facts is None:
-        msg = "Influence needs at least one query image."
-        raise DataError(msg)
+        members.append(some)
+    facts = cast("Facts", facts)
     total = sum(p.numel() for p in network.parameters.values())
     return Influence(
         scores=torch.cat(columns, dim=1),
@@ -179,12 +241,15 @@ def influence(
         confidences=facts.confidences,
         residuals=facts.residuals,
         squared_norms=facts.squared_norms,
+        weights=facts.weights,
         parameters=names,
         coverage=sum(network.parameters[n].numel() for n in names) / total,
-        queries=joined(vectors),
+        members=tuple(
+            replace(parts[0], queries=joined([p.queries for p in parts]))
+            for parts in zip(*members, strict=True)
+        ),
         scorer=scorer,
         passes=len(starts),
-        recorder=recorder,
     )
 
 
@@ -200,28 +265,26 @@ class Facts:
     confidences: Tensor
     residuals: Tensor
     squared_norms: Tensor
+    weights: Tensor
 
 
 def one_pass(
-    recorder: Recorder,
     train: ImageData,
-    queries: QueryVectors,
-    scorer: Scorer,
+    members: Sequence[Member],
     size: int,
     progress: Progress,
     stage: str,
 ) -> Facts:
     """Go over the training data once."""
-    device = recorder.network.example.device
+    network = members[-1].recorder.network
+    device = network.example.device
     rows: list[Facts] = []
     done = 0
     progress(stage, 0, len(train))
     for batch in train.batches(size):
         labels = batch.labels.to(device)
-        target = Margin(labels)
-        check_labels(train, batch.indices, labels, recorder.network)
-        recorded = recorder.record(batch.images.to(device), target)
-        rows.append(facts_of(recorded, target, queries, scorer, batch.indices, batch.labels))
+        check_labels(train, batch.indices, labels, network)
+        rows.append(facts_of(members, batch, batch.images.to(device), Margin(labels)))
         done += len(batch.indices)
         progress(stage, done, len(train))
     if not rows:
@@ -233,34 +296,66 @@ def one_pass(
     )
 
 
-def facts_of(
-    recorded: ExampleGradients,
-    target: Margin,
-    queries: QueryVectors,
-    scorer: Scorer,
-    indices: Tensor,
-    labels: Tensor,
-) -> Facts:
+def facts_of(members: Sequence[Member], batch: Batch, images: Images, target: Margin) -> Facts:
     """Return the scores and facts of one batch, on the CPU."""
-    logits: Logits = recorded.logits
-    residuals = residuals_of(logits, target)
-    squared = recorded.squared_norm()
-    scores = recorded.dot(queries.blocks) * scorer.weights(squared, residuals)[:, None]
-    finite = scores.isfinite().all(dim=1) & squared.isfinite()
+    seen = [member_facts(member, images, target) for member in members]
+    last = seen[-1]
+    weights = torch.stack([one.weights for one in seen])
+    scores = combined(
+        members[0].scoring.ensemble,
+        torch.stack([one.products for one in seen]),
+        weights,
+        torch.tensor([m.factor for m in members]).to(weights),
+    )
+    finite = scores.isfinite().all(dim=1) & last.squared_norms.isfinite()
     if not finite.all():
-        bad = indices[~finite.cpu()].tolist()
+        bad = batch.indices[~finite.cpu()].tolist()
         msg = f"The gradients of training images {bad[:5]} are NaN or infinite."
         raise NumericsError(msg)
-    confidences, predictions = logits.softmax(dim=1).max(dim=1)
+    confidences, predictions = last.logits.softmax(dim=1).max(dim=1)
     return Facts(
         scores=scores.cpu(),
-        indices=indices,
-        labels=labels,
+        indices=batch.indices,
+        labels=batch.labels,
         predictions=predictions.cpu(),
         confidences=confidences.cpu(),
-        residuals=residuals.cpu(),
-        squared_norms=squared.cpu(),
+        residuals=last.residuals.cpu(),
+        squared_norms=last.squared_norms.cpu(),
+        weights=weights.T.cpu(),
     )
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What one member sees in a batch."""
+
+    logits: Logits
+    products: Tensor
+    weights: Tensor
+    residuals: Tensor
+    squared_norms: Tensor
+
+
+def member_facts(member: Member, images: Images, target: Margin) -> Seen:
+    """Return the inner products, weights and facts of a batch for one member."""
+    scoring = member.scoring
+    recorded = scoring.recorder.record(images, target)
+    residuals = residuals_of(recorded.logits, target)
+    squared = recorded.squared_norm()
+    curved = scoring.normalised and scoring.metric is not None
+    return Seen(
+        logits=recorded.logits,
+        products=recorded.dot(member.queries.blocks),
+        weights=scoring.weights(scoring.squared_norms(recorded) if curved else squared, residuals),
+        residuals=residuals,
+        squared_norms=squared,
+    )
+
+
+def images_at_once(recorder: Records, memory: int) -> int:
+    """Return how many training images fit into memory with all that is recorded of them."""
+    return images_per_batch(recorder, memory) if isinstance(recorder, Recorder) else 64
 
 
 def queries_at_once(network: Network, names: Sequence[str], memory: int) -> int:

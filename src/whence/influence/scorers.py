@@ -1,52 +1,17 @@
-r"""Scorers: how two gradients become a score.
+"""Scorers of plain gradients, and all scorers by name.
 
-Nearly every data-attribution score is an inner product with a transformed query,
-
-.. math:: S_i = w_i \, \langle \nabla m_i, u \rangle ,
-
-with :math:`m_i` the margin (log-odds) of training image *i*'s label. A scorer says how a query's
-gradient becomes :math:`u`, and what the weight :math:`w_i` of a training image is.
-
-The gradient of the cross-entropy is :math:`-(1 - p) \nabla m`: the same direction as the margin's,
-but in float32 it loses this direction once :math:`p` rounds to one. So margins are differentiated,
-and the factor :math:`1 - p` is put back where a score wants it.
-
-The sign: a score is positive if a step of training on image *i* raises the query's margin (a
-*proponent*), and negative if it lowers it (an *opponent*).
+Where they come from is in :mod:`whence.influence.scoring`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import final
 
-import torch
-
-from whence.core import Scalars
+from whence.core import ImageData, Progress, silent
 from whence.errors import SettingError
+from whence.gradients import Recorder
+from whence.influence.scoring import Output, Scorer, Scoring, asked, inverse_norm
 
-__all__ = ["SCORERS", "GradCos", "GradDot", "Scorer", "scorer_named"]
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """How gradients become scores."""
-
-    @property
-    def name(self) -> str:
-        """Its name on the command line."""
-        ...
-
-    @property
-    def normalised(self) -> bool:
-        """Whether the weight of a training image needs the norm of its gradient."""
-        ...
-
-    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
-        """Return by how much each query's margin gradient is multiplied to give ``u``."""
-        ...
-
-    def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
-        """Return ``w`` from the training images' squared gradient norms and ``1 - p``."""
-        ...
+__all__ = ["GAS", "SCORERS", "GradCos", "GradDot", "TracIn", "scorer_named"]
 
 
 @final
@@ -56,25 +21,35 @@ class GradDot:
 
     .. math:: S = (1 - p_i)(1 - p_q) \langle \nabla m_i, \nabla m_q \rangle
 
-    Training images with large gradients (hard or mislabelled ones) dominate it.
+    Training images with large gradients (hard or mislabelled ones) dominate it. With several
+    checkpoints it is their mean.
+
+    Args:
+        output: ``"margin"`` to ask for the change of the query's margin: without :math:`1 - p_q`.
 
     References:
         Pruthi et al. (2020), "Estimating Training Data Influence by Tracing Gradient Descent",
         with the last checkpoint only.
     """
 
+    output: Output = "loss"
     name: str = "grad-dot"
-    normalised: bool = False
 
-    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
-        """Return ``1 - p`` of each query."""
-        del squared_norms
-        return residuals
+    def __post_init__(self) -> None:
+        """Check the output."""
+        asked(self.output)
 
-    def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
-        """Return ``1 - p`` of each training image."""
-        del squared_norms
-        return residuals
+    def fit(
+        self,
+        recorder: Recorder,
+        train: ImageData,
+        *,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> Scoring:
+        """Return the scoring; there is nothing to fit."""
+        del train, batch_size, progress
+        return Scoring(recorder=recorder, factors=asked(self.output))
 
 
 @final
@@ -86,7 +61,7 @@ class GradCos:
                        {\lVert \nabla m_i \rVert \, \lVert \nabla m_q \rVert}
 
     It is 0 where a gradient is 0. Every image has cosine 1 with itself, so self-scores say
-    nothing about labels.
+    nothing about labels. With several checkpoints it is their mean.
 
     References:
         Hanawa et al. (2021), "Evaluation of Similarity-based Explanations"; Bacha and George
@@ -94,21 +69,98 @@ class GradCos:
     """
 
     name: str = "grad-cos"
-    normalised: bool = True
 
-    def factors(self, squared_norms: Scalars, residuals: Scalars) -> Scalars:
-        """Return one over the norm of each query's gradient."""
-        return self.weights(squared_norms, residuals)
+    def fit(
+        self,
+        recorder: Recorder,
+        train: ImageData,
+        *,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> Scoring:
+        """Return the scoring; there is nothing to fit."""
+        del train, batch_size, progress
+        return Scoring(
+            recorder=recorder, factors=inverse_norm, weights=inverse_norm, normalised=True
+        )
 
-    def weights(self, squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
-        """Return one over the norm of each training image's gradient."""
-        if squared_norms is None:
-            return torch.zeros_like(residuals)
-        safe = torch.where(squared_norms > 0, squared_norms, torch.ones_like(squared_norms))
-        return torch.where(squared_norms > 0, safe.rsqrt(), torch.zeros_like(safe))
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TracIn:
+    r"""Inner products of loss gradients, summed over checkpoints with their learning rates.
+
+    .. math:: S = \sum_c \eta_c \langle \nabla \ell_i(\theta_c), \nabla \ell_q(\theta_c) \rangle
+
+    What the steps of training on image *i* did to the query's loss, as far as the checkpoints
+    show. Without checkpoints it is Grad-Dot.
+
+    Args:
+        output: ``"margin"`` to ask for the change of the query's margin.
+
+    References:
+        Pruthi et al. (2020), "Estimating Training Data Influence by Tracing Gradient Descent"
+        (TracInCP).
+    """
+
+    output: Output = "loss"
+    name: str = "tracin"
+
+    def __post_init__(self) -> None:
+        """Check the output."""
+        asked(self.output)
+
+    def fit(
+        self,
+        recorder: Recorder,
+        train: ImageData,
+        *,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> Scoring:
+        """Return the scoring; there is nothing to fit."""
+        del train, batch_size, progress
+        return Scoring(recorder=recorder, factors=asked(self.output), ensemble="rates")
 
 
-SCORERS: tuple[Scorer, ...] = (GradCos(), GradDot())
+@final
+@dataclass(frozen=True, kw_only=True)
+class GAS:
+    r"""Cosines of loss gradients, summed over checkpoints: TracIn that forgets lengths.
+
+    .. math:: S = \sum_c \eta_c \cos(\nabla \ell_i(\theta_c), \nabla \ell_q(\theta_c))
+
+    Early checkpoints have large gradients and would outweigh the late ones; here each counts as
+    much as its learning rate says. With all rates equal it is also called CosIn. Without
+    checkpoints it is Grad-Cos.
+
+    References:
+        Hammoudeh and Lowd (2022), "Identifying a Training-Set Attack's Target Using Renormalized
+        Influence Estimation" (GAS).
+    """
+
+    name: str = "gas"
+
+    def fit(
+        self,
+        recorder: Recorder,
+        train: ImageData,
+        *,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> Scoring:
+        """Return the scoring; there is nothing to fit."""
+        del train, batch_size, progress
+        return Scoring(
+            recorder=recorder,
+            factors=inverse_norm,
+            weights=inverse_norm,
+            normalised=True,
+            ensemble="rates",
+        )
+
+
+SCORERS: tuple[Scorer, ...] = (GradCos(), GradDot(), TracIn(), GAS())
 """The scorers by name."""
 
 

@@ -443,9 +443,9 @@ def notes_on(
         notes.append(
             f"{scores.zero_gradients} training images have no gradient at all; their scores are 0."
         )
-    if scores.queries.zero.any():
+    if scores.zero_queries.any():
         notes.append(
-            f"{int(scores.queries.zero.sum())} queries have no gradient at all; all their "
+            f"{int(scores.zero_queries.sum())} queries have no gradient at all; all their "
             f"scores are 0."
         )
     if scores.coverage < 1:

@@ -10,7 +10,7 @@ References:
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -20,8 +20,9 @@ from torch.autograd import forward_ad
 from whence.core import Images, Labels, Margin, Scalars
 from whence.errors import SettingError
 from whence.gradients import Recorder
-from whence.influence import Influence, QueryVectors, Scorer
-from whence.influence.query import residuals_of
+from whence.influence import Influence, Member
+from whence.influence.members import combined
+from whence.influence.query import QueryVectors, residuals_of
 
 __all__ = ["InfluenceFn", "held_weights", "influence_fn"]
 
@@ -31,13 +32,17 @@ __all__ = ["InfluenceFn", "held_weights", "influence_fn"]
 class InfluenceFn:
     r"""``f(images)[i]``: the influence on one query of training on ``(images[i], labels[i])``.
 
-    .. math:: f(x) = w(x) \, \langle \nabla_\theta m(x, y), u \rangle
+    .. math:: f(x) = \sum_c w_c(x) \, \langle \nabla_\theta m_c(x, y), u_c \rangle
+
+    with one term for each network of the score. It is so for every scorer: what a scorer does to
+    queries is done once, and is in :math:`u`.
 
     Unnormalised scores come from one forward-mode pass: the change of the margin along ``u``; its
     gradient with respect to the images is then one batched reverse pass over it (together about
     two training steps). Normalised scores also need the norm of each image's gradient, as a
     differentiable function of the image, and come from one backward pass whose graph is kept
-    (about four steps), unless the weights are held.
+    (about four steps), unless the weights are held. Similarities of features come from one
+    forward pass, and their maps from an ordinary backward pass.
 
     Held weights are constants: ``f`` has the same value at the image itself, but only the inner
     product answers to its pixels. For a cosine, which no scaling of the gradient changes, this is
@@ -45,68 +50,81 @@ class InfluenceFn:
     make this one shorter.
 
     Args:
-        recorder: Records gradients of the network for the chosen parameters.
-        query: The vector ``u`` of one query.
-        prepared: For scorers without norms: every value made of parameters, with its change
-            along ``u``.
+        terms: The networks of the score, each with the vector of one query.
         labels: Labels of the training images, ``(b,)``.
-        scorer: How gradients become scores.
-        weights: The weights ``w``, held constant, ``(b,)``; None to differentiate them.
+        weights: The weights ``w``, held constant, ``(b, m)``; None to differentiate them.
     """
 
-    recorder: Recorder
-    query: QueryVectors
-    prepared: tuple[tuple[Tensor, Tensor | None], ...]
+    terms: tuple["Term", ...]
     labels: Labels
-    scorer: Scorer
-    weights: Scalars | None = None
+    weights: Tensor | None = None
 
     def __call__(self, images: Images) -> Scalars:
         """Return one influence per image; differentiable with respect to the images."""
         target = Margin(self.labels)
-        if self.scorer.normalised and self.weights is None:
-            return self.by_double_backward(images, target)
-        return self.by_forward_mode(images, target)
+        found = [term(images, target, held=self.weights is not None) for term in self.terms]
+        products = torch.stack([product for product, _ in found])[:, :, None]
+        if self.weights is None:
+            weights = torch.stack([weight for _, weight in found])
+        else:
+            weights = self.weights.T.to(products)
+        factors = torch.tensor([t.member.factor for t in self.terms]).to(products)
+        ensemble = self.terms[0].member.scoring.ensemble
+        return combined(ensemble, products, weights, factors)[:, 0]
 
     def at(self, rows: Tensor) -> "InfluenceFn":
         """Return the function of these rows of the batch."""
-        return InfluenceFn(
-            recorder=self.recorder,
-            query=self.query,
-            prepared=self.prepared,
+        return replace(
+            self,
             labels=self.labels[rows.to(self.labels.device)],
-            scorer=self.scorer,
             weights=None if self.weights is None else self.weights[rows.to(self.weights.device)],
         )
 
-    def by_forward_mode(self, images: Images, target: Margin) -> Scalars:
-        """Return the scores from the margin's change along the query's vector."""
-        self.recorder.network.check(images)
-        with quiet(), forward_ad.dual_level():
-            values = [
-                primal if tangent is None else forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
-                for primal, tangent in self.prepared
-            ]
-            logits = self.recorder.staged.run(values, images)
-            margin, change = forward_ad.unpack_dual(target(logits))  # type: ignore[no-untyped-call]
-            weights = self.weights
-            if weights is None:
-                weights = self.scorer.weights(None, torch.sigmoid(-margin))
-            changed: Tensor = torch.zeros_like(margin) if change is None else change
-            return weights * changed
 
-    def by_double_backward(self, images: Images, target: Margin) -> Scalars:
-        """Return the scores from gradients whose graph is kept."""
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Term:
+    """One network's part of an influence.
+
+    Args:
+        member: The network with its scoring, and the vector ``u`` of one query.
+        along: What runs the network along ``u``; None where the score comes from recorded
+            vectors.
+    """
+
+    member: Member
+    along: "Along | None"
+
+    def __call__(self, images: Images, target: Margin, *, held: bool) -> tuple[Scalars, Scalars]:
+        """Return the inner products and the weights of images.
+
+        Args:
+            images: Training images.
+            target: The margins of their labels.
+            held: Whether the weights are not needed.
+        """
+        if self.along is None:
+            return self.by_recording(images, target, held=held)
+        margin, change = self.along(images, target)
+        return change, self.member.scoring.weights(None, torch.sigmoid(-margin))
+
+    def by_recording(
+        self, images: Images, target: Margin, *, held: bool = False
+    ) -> tuple[Scalars, Scalars]:
+        """Return the inner products from vectors whose graph is kept."""
+        scoring = self.member.scoring
         keep = torch.is_grad_enabled()
-        recorded = self.recorder.record(images, target, create_graph=keep)
-        dot = recorded.dot(self.query.blocks)[:, 0]
-        residuals = residuals_of(recorded.logits, target)
-        return dot * self.scorer.weights(recorded.squared_norm(), residuals)
+        recorded = self.member.recorder.record(images, target, create_graph=keep)
+        products = recorded.dot(self.member.queries.blocks)[:, 0]
+        if held:
+            return products, torch.zeros_like(products)
+        squared = scoring.squared_norms(recorded) if scoring.normalised else None
+        return products, scoring.weights(squared, residuals_of(recorded.logits, target))
 
 
 @torch.inference_mode(mode=False)
 def influence_fn(
-    influence: Influence, query: int, labels: Labels, weights: Scalars | None = None
+    influence: Influence, query: int, labels: Labels, weights: Tensor | None = None
 ) -> InfluenceFn:
     """Return the influence on one of the queries of an :class:`Influence`.
 
@@ -114,36 +132,66 @@ def influence_fn(
         influence: Scores that were computed; their scorer, parameters and vectors are used.
         query: Which query.
         labels: Labels of the training images that will be given, ``(b,)``.
-        weights: Their weights, to hold them constant (:func:`held_weights`); None to
+        weights: Their weights, to hold them constant (:func:`held_weights`), ``(b, m)``; None to
             differentiate them too.
 
     Raises:
         SettingError: If there is no such query.
     """
-    if not 0 <= query < len(influence.queries):
-        msg = f"There is no query {query}: queries run from 0 to {len(influence.queries) - 1}."
+    count = influence.scores.shape[1]
+    if not 0 <= query < count:
+        msg = f"There is no query {query}: queries run from 0 to {count - 1}."
         raise SettingError(msg)
-    vector = influence.queries.only(query)
-    double = influence.scorer.normalised and weights is None
     return InfluenceFn(
-        recorder=influence.recorder,
-        query=vector,
-        prepared=() if double else prepared(influence.recorder, vector),
+        terms=tuple(term_of(m, query, held=weights is not None) for m in influence.members),
         labels=labels,
-        scorer=influence.scorer,
         weights=weights,
     )
 
 
-def held_weights(influence: Influence, indices: Tensor) -> Scalars:
-    """Return the weights of training images at their places in the training set, ``(b,)``."""
+def held_weights(influence: Influence, indices: Tensor) -> Tensor:
+    """Return the weights of training images at their places in the training set, ``(b, m)``."""
     rows = torch.searchsorted(influence.indices, indices.to(influence.indices))
-    weights = influence.scorer.weights(influence.squared_norms, influence.residuals)
-    return weights[rows]
+    return influence.weights[rows]
 
 
-def prepared(recorder: Recorder, vector: QueryVectors) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    """Return every value made of parameters, with its change along a query's vector."""
+def term_of(member: Member, query: int, *, held: bool) -> Term:
+    """Return a network's part of the influence on one query."""
+    one = replace(member, queries=member.queries.only(query))
+    recorder = member.recorder
+    if isinstance(recorder, Recorder) and (held or not member.scoring.normalised):
+        return Term(member=one, along=along(recorder, one.queries))
+    return Term(member=one, along=None)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Along:
+    """Margins, and their change as the parameters move along a vector: one forward-mode pass.
+
+    Args:
+        recorder: Of the network.
+        values: Every value made of parameters, with its change along the vector.
+    """
+
+    recorder: Recorder
+    values: tuple[tuple[Tensor, Tensor | None], ...]
+
+    def __call__(self, images: Images, target: Margin) -> tuple[Scalars, Scalars]:
+        """Return margins and their changes, both differentiable with respect to the images."""
+        self.recorder.network.check(images)
+        with quiet(), forward_ad.dual_level():
+            values = [
+                primal if tangent is None else forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+                for primal, tangent in self.values
+            ]
+            logits = self.recorder.staged.run(values, images)
+            margin, change = forward_ad.unpack_dual(target(logits))  # type: ignore[no-untyped-call]
+            return margin, torch.zeros_like(margin) if change is None else change
+
+
+def along(recorder: Recorder, vector: QueryVectors) -> Along:
+    """Return what runs a network along a query's vector."""
     dense = vector.dense()
     with quiet(), torch.no_grad(), forward_ad.dual_level():
         parameters = {
@@ -153,7 +201,7 @@ def prepared(recorder: Recorder, vector: QueryVectors) -> tuple[tuple[Tensor, Te
             for name, p in recorder.network.parameters.items()
         }
         pairs = [forward_ad.unpack_dual(v) for v in recorder.staged.prepare(parameters)]  # type: ignore[no-untyped-call]
-        return tuple((primal, tangent) for primal, tangent in pairs)
+        return Along(recorder=recorder, values=tuple((p, t) for p, t in pairs))
 
 
 @contextmanager
