@@ -24,7 +24,8 @@ DOCS := .venv/.installed-docs
 BENCH := .venv/.installed-bench
 PARITY := .venv/.installed-parity
 
-.PHONY: help demo test parity bench bench-attribution bench-coverage reproduce-xdnn lint docs clean
+.PHONY: help demo test parity bench bench-attribution bench-coverage bench-xdnn bench-influence
+.PHONY: reproduce-xdnn reproduce-tfa reproduce-lds lint docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -54,8 +55,21 @@ bench-attribution: $(BENCH) ## Attribution beside other libraries: passes, time,
 bench-coverage: $(FULL) ## Every method on every model of the list: ok, not applicable, or an error
 	$(BIN)/python -m benchmarks.coverage --markdown docs/reference/coverage.md
 
-reproduce-xdnn: $(FULL) ## Priors on NHANES I, beside the paper's numbers; resumable, needs the shared data
-	$(BIN)/python -m reproductions.xdnn.nhanes
+bench-xdnn: $(FULL) ## X-Gradient beside integrated gradients; training steps with a prior
+	$(BIN)/python -m benchmarks.xdnn
+
+bench-influence: $(FULL) ## Training-data attribution beside other libraries, in training steps
+	$(BIN)/python -m benchmarks.influence
+
+# The reproductions are slow, go on where they were stopped, and need the shared data.
+reproduce-xdnn: $(FULL) ## Hesse et al. 2021: accuracy, masking, contrast, priors, IDSDS; under an hour
+	$(BIN)/python -m reproductions.xdnn
+
+reproduce-tfa: $(FULL) ## Bacha and George 2025: training-feature maps and their baselines
+	$(BIN)/python -m reproductions.tfa
+
+reproduce-lds: $(FULL) ## Linear datamodelling score of every scorer, beside other libraries
+	$(BIN)/python -m reproductions.lds
 
 docs: $(DOCS) ## The manual, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
