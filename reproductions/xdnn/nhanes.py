@@ -13,24 +13,25 @@ run can be stopped at any time and goes on from there.
 import argparse
 import csv
 import gzip
-import json
 import math
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional
 
+from reproductions.xdnn.kept import Clock, Kept, Row, each_new, markdown
+from reproductions.xdnn.pictures import BUILD
+from reproductions.xdnn.pictures import DATA as SHARED
 from whence.core import gini
 
-REPOSITORY = Path(__file__).parents[2]
-DATA = REPOSITORY.parent / "shared" / "data" / "nhanes"
+DATA = SHARED / "nhanes"
+KEPT = Kept(path=BUILD / "nhanes.jsonl")
+REPETITIONS = 20
 WIDTHS = (512, 128, 32, 1)
 WEIGHTS = (0.01, 0.1, 1.0, 10.0, 100.0)
 METHODS = ("none", "none, bias-free", "RRR", "Grad", "EG(1)", "X-Gradient")
@@ -46,11 +47,13 @@ PAPER = {
 }
 """Test AUC on the full table of 118 columns, mean of 200 repetitions."""
 
+PAPER_SWEEP = {1: 0.749, 2: 0.752, 4: 0.760, 8: 0.761, 16: 0.764, 32: 0.768}
+"""By the number of references, at the weight 1."""
+
 YEARS, POINTS, EPOCHS, RATE, MOST = 15, 100, 100, 1e-3, 3000
 SENTINELS = {"Red blood cells": 77.7, "Poverty index": 999.0}
 
 Parameters = dict[str, Tensor]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Cell:
     method: str
     weight: float
     references: int = 1
+
+    @property
+    def name(self) -> str:
+        """The cell in a file."""
+        return f"{self.variant}/{self.method}/{self.weight:g}/{self.references}"
 
 
 @dataclass(frozen=True)
@@ -216,69 +224,108 @@ def run(cell: Cell, split: Split) -> tuple[Tensor, Tensor]:
         return best, auc(torch.cat(scores, dim=1), split.test[1])
 
 
-def cells() -> Iterator[Cell]:
-    """Yield all cells, the most telling first."""
-    for variant in VARIANTS:
-        for method in METHODS:
-            weights = (0.0,) if method.startswith("none") else WEIGHTS
-            yield from (Cell(variant, method, weight) for weight in weights)
-    for count in SWEEP:
-        yield Cell("+ 100 rare one-hot", "EG", 1.0, count)
-
-
-def finished(path: Path, repetitions: int) -> dict[Cell, Row]:
-    """Return the cells that are done."""
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return {Cell(**row["cell"]): row for row in rows if row["repetitions"] == repetitions}
-
-
-def report(done: dict[Cell, Row], repetitions: int) -> str:
-    """Return the table: our test AUC at the weight that validation chose, beside the paper's."""
-    lines = [
-        f"Test AUC, mean and standard error of {repetitions} repetitions; weight by validation"
+def cells() -> tuple[Cell, ...]:
+    """Return all cells, the most telling first."""
+    found = [
+        Cell(variant, method, weight)
+        for variant in VARIANTS
+        for method in METHODS
+        for weight in ((0.0,) if method.startswith("none") else WEIGHTS)
     ]
-    head = f"{'method':18}" + "".join(f"{variant:>28}" for variant in VARIANTS)
-    lines.append(f"{head}{'paper (118 columns)':>24}")
+    return *found, *(Cell("+ 100 rare one-hot", "EG", 1.0, count) for count in SWEEP)
+
+
+@lru_cache(maxsize=1)
+def task(variant: str, repetitions: int, device: str) -> Split:
+    """Return the repetitions of a variant on a device."""
+    made = splits(*table(), VARIANTS[variant], repetitions)
+    parts = [(x.to(device), y.to(device)) for x, y in (made.train, made.validation, made.test)]
+    return Split(*parts)
+
+
+def measure(cell: Cell, repetitions: int = REPETITIONS, device: str = "cpu") -> Row:
+    """Train a cell and return its row."""
+    validation, test = run(cell, task(cell.variant, repetitions, device))
+    return {
+        **asdict(cell),
+        "repetitions": repetitions,
+        "validation": validation.mean().item(),
+        "test": test.mean().item(),
+        "error": test.std().item() / math.sqrt(len(test)),
+    }
+
+
+def expected(cell: Cell) -> float:
+    """Return about how many seconds a cell takes on two cores."""
+    passes = {"none": 1.0, "none, bias-free": 1.0, "RRR": 3.0, "Grad": 3.0}
+    return 6 * passes.get(cell.method, 2.0 + cell.references)
+
+
+def report(rows: Mapping[str, Row]) -> str:
+    """Return the table: our test AUC at the weight that validation chose, beside the paper's."""
+    known = cells()
+    done = {cell: rows[cell.name] for cell in known if cell.name in rows}
+    if not done:
+        return ""
+    repetitions = next(iter(done.values()))["repetitions"]
+    lines = []
     for method in METHODS:
-        row = f"{method:18}"
-        for variant in VARIANTS:
-            own = chosen(done, variant, method)
-            if own is None:
-                row += f"{'':>28}"
-                continue
-            weight = own["cell"]["weight"]
-            cell = f"{own['test']:.3f} +- {own['error']:.3f}"
-            row += f"{cell + (f' (weight {weight:g})' if weight else ''):>28}"
-        lines.append(f"{row}{PAPER[method]:>24.3f}")
-    sweep = [Cell("+ 100 rare one-hot", "EG", 1.0, count) for count in SWEEP]
-    told = [f"{c.references}: {done[c]['test']:.3f}" for c in sweep if c in done]
-    one = done.get(Cell("+ 100 rare one-hot", "EG(1)", 1.0))
-    if told and one is not None:
-        told = [f"1: {one['test']:.3f}", *told]
-    if told:
-        lines.append(f"EG at weight 1 by references  {', '.join(told)}")
-        lines.append("  paper  1: 0.749, 2: 0.752, 4: 0.760, 8: 0.761, 16: 0.764, 32: 0.768")
-    lines += ordering(done)
-    by_weight = [c for c in done if c.weight and c.references == 1]
+        found = [chosen(done, variant, method) for variant in VARIANTS]
+        lines.append([method, *(shown(row) for row in found), f"{PAPER[method]:.3f}"])
+    first = f"Test AUC, mean and standard error of {repetitions} repetitions; weight by validation."
+    parts = [
+        first,
+        markdown(["method", *VARIANTS, "the paper, 118 columns"], lines),
+        "\n".join(f"- {line}" for line in ordering(done)),
+        sweep(done),
+        "Test AUC by the weight of the prior:",
+        by_weight(done),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def shown(row: Row | None) -> str:
+    """Return a test AUC with its error, and the weight."""
+    if row is None:
+        return ""
+    weight = f" (weight {row['weight']:g})" if row["weight"] else ""
+    return f"{row['test']:.3f} ± {row['error']:.3f}{weight}"
+
+
+def sweep(done: Mapping[Cell, Row]) -> str:
+    """Return the table of Expected Gradients by the number of references."""
+    one = Cell("+ 100 rare one-hot", "EG(1)", 1.0)
+    several = [Cell("+ 100 rare one-hot", "EG", 1.0, count) for count in SWEEP]
+    found = [(c.references, done[c]) for c in (one, *several) if c in done]
+    if not found:
+        return ""
+    rows = [
+        [str(count), f"{row['test']:.3f} ± {row['error']:.3f}", f"{PAPER_SWEEP[count]:.3f}"]
+        for count, row in found
+    ]
+    return "Expected Gradients at weight 1, with 100 rare one-hot columns:\n\n" + markdown(
+        ["references", "ours", "the paper"], rows
+    )
+
+
+def by_weight(done: Mapping[Cell, Row]) -> str:
+    """Return the table of all weights."""
+    lines = []
     for variant in VARIANTS:
         for method in METHODS[2:]:
-            own = sorted((c for c in by_weight if (c.variant, c.method) == (variant, method)),
-                         key=lambda c: c.weight)  # fmt: skip
-            if own:
-                values = ", ".join(f"{c.weight:g}: {done[c]['test']:.3f}" for c in own)
-                lines.append(f"{variant}, {method} by weight  {values}")
-    return "\n".join(lines)
+            own = [Cell(variant, method, weight) for weight in WEIGHTS]
+            values = [f"{done[c]['test']:.3f}" if c in done else "" for c in own]
+            lines.append([f"{variant}, {method}", *values])
+    return markdown(["", *(f"{weight:g}" for weight in WEIGHTS)], lines)
 
 
-def chosen(done: dict[Cell, Row], variant: str, method: str) -> Row | None:
+def chosen(done: Mapping[Cell, Row], variant: str, method: str) -> Row | None:
     """Return the cell of a method at the weight that validation chose, if one is done."""
     among = [done[c] for c in done if (c.variant, c.method) == (variant, method)]
     return max(among, key=lambda row: row["validation"]) if among else None
 
 
-def ordering(done: dict[Cell, Row]) -> list[str]:
+def ordering(done: Mapping[Cell, Row]) -> list[str]:
     """Say for each variant whether the paper's ordering holds, by more than two standard errors."""
     lines = []
     for variant in VARIANTS:
@@ -305,52 +352,30 @@ def ordering(done: dict[Cell, Row]) -> list[str]:
 
 
 def main() -> int:
-    """Run the cells that are missing, and print the table."""
+    """Run the cells that are missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "xdnn" / "nhanes.jsonl")
     options = parser.parse_args()
     if not DATA.is_dir():
-        print(f"needs the table in {DATA.parent.parent.name}/data/nhanes beside the repository")
+        print(f"needs the table in {SHARED.parent.name}/data/nhanes beside the repository")
         return 1
-    values, labels = table()
-    print(f"{len(labels)} people, {labels.mean():.1%} lived for {YEARS} years")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = finished(options.out, options.repetitions)
-    known: tuple[str, Split] | None = None
-    for cell in cells():
-        if cell in done:
-            continue
-        if known is None or known[0] != cell.variant:
-            made = splits(values, labels, VARIANTS[cell.variant], options.repetitions)
-            moved = [
-                (x.to(options.device), y.to(options.device))
-                for x, y in (made.train, made.validation, made.test)
-            ]
-            known = (cell.variant, Split(*moved))
-        started = time.monotonic()
-        validation, test = run(cell, known[1])
-        row = {
-            "cell": asdict(cell),
-            "repetitions": options.repetitions,
-            "validation": validation.mean().item(),
-            "test": test.mean().item(),
-            "error": test.std().item() / math.sqrt(len(test)),
-            "seconds": time.monotonic() - started,
-        }
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        done[cell] = row
-        print(
-            f"{cell.variant:20} {cell.method:16} weight {cell.weight:<6g} references "
-            f"{cell.references:<3} test {row['test']:.3f} +- {row['error']:.3f} "
-            f"({row['seconds']:.0f} s)",
-            flush=True,
-        )
-    print()
-    print(report(done, options.repetitions))
+    known = {cell.name: cell for cell in cells()}
+    kept = KEPT if options.repetitions == REPETITIONS else other(options.repetitions)
+    clock = Clock(left={name: expected(cell) for name, cell in known.items()})
+
+    def one(name: str) -> Row:
+        return measure(known[name], options.repetitions, options.device)
+
+    for row in each_new(list(known), kept, one, clock):
+        print(f"{row['cell']:45} {row['test']:.3f} ± {row['error']:.3f}  {clock.told()}")
+    print(f"\n{report(kept.rows())}")
     return 0
+
+
+def other(repetitions: int) -> Kept:
+    """Return the file for another number of repetitions."""
+    return Kept(path=BUILD / f"nhanes-{repetitions}.jsonl")
 
 
 if __name__ == "__main__":
