@@ -4,12 +4,12 @@ Each is kept in its own folder under ``build/xdnn/networks`` and made only once;
 was stopped goes on from its last epoch.
 """
 
+import fcntl
 import shutil
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -43,8 +43,6 @@ X_VARIANTS = (SCRATCH, CONVERTED, REFITTED, TUNED)
 NETWORKS = BUILD / "networks"
 CALIBRATION = 512
 """Images for a conversion; it needs no labels."""
-
-KEPT = ("weights.safetensors", "x-dnn.safetensors", "fit.json", "report.md")
 
 EPOCHS = {
     (DIGITS, VGG): (20, 10),
@@ -106,11 +104,9 @@ def made(dataset: str, architecture: str, variant: str, seed: int, progress: Pro
     place = folder(dataset, architecture, variant, seed)
     biased = variant in (REGULAR, LONGER)
     file = place / ("weights.safetensors" if biased else "x-dnn.safetensors")
-    if not file.is_file() or (place / "runs").is_dir():
-        started = time.monotonic()
-        make(dataset, architecture, variant, seed, place, progress)
-        note = f"{time.monotonic() - started:.0f}"
-        (place / "seconds.txt").write_text(note, "utf-8")
+    with alone(place):
+        if not file.is_file() or (place / "runs").is_dir():
+            make(dataset, architecture, variant, seed, place, progress)
     if not biased:
         return load_x_dnn(file).module
     found = network(dataset, architecture, seed)
@@ -122,6 +118,15 @@ def folder(dataset: str, architecture: str, variant: str, seed: int) -> Path:
     """Return where a network is kept."""
     words = f"{dataset} {architecture} {variant} {seed}"
     return NETWORKS / words.replace(",", "").replace(" ", "-").lower()
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until no other process is making this network."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def make(
@@ -174,9 +179,3 @@ def convert(
     file = place / "x-dnn.safetensors"
     save_x_dnn(found.model, images, file, changes=found.report.changes, overwrite=True)
     (place / "report.txt").write_text(str(found.report), "utf-8")
-
-
-@lru_cache(maxsize=1)
-def seconds() -> dict[str, float]:
-    """Return how long each network took that is there."""
-    return {p.parent.name: float(p.read_text("utf-8")) for p in NETWORKS.glob("*/seconds.txt")}
