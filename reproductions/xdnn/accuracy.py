@@ -7,6 +7,7 @@ larger and whose images are ImageNet's.
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -14,9 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from reproductions.xdnn.kept import Kept, Row, markdown
-from reproductions.xdnn.networks import ARCHITECTURES, RESNET20
+from reproductions.xdnn.networks import ARCHITECTURES, RESNET20, VIT
 from reproductions.xdnn.pictures import BUILD, CIFAR, DATASETS, DIGITS, lossless, pictures
-from reproductions.xdnn.training import LONGER, REGULAR, VARIANTS, trained, variants
+from reproductions.xdnn.training import (
+    EPOCHS,
+    LONGER,
+    REGULAR,
+    SCRATCH,
+    TUNED,
+    VARIANTS,
+    cost,
+    trained,
+    variants,
+)
 from whence.attribution import InputXGradient, IntegratedGradients
 from whence.core import ModelScalar, Progress, TensorData, logit, silent
 from whence.recipes.measure import measured
@@ -71,9 +82,20 @@ def architectures(dataset: str) -> tuple[str, ...]:
     return (*ARCHITECTURES, RESNET20) if dataset == CIFAR else ARCHITECTURES
 
 
+def expected(cell: Cell) -> float:
+    """Return about how many seconds a cell takes on two cores, its training included."""
+    if cell.dataset == DIGITS:
+        return 12 if cell.architecture == VIT else 6
+    measuring = 40 if cell.architecture == RESNET20 else 15
+    first, later = EPOCHS[cell.dataset, cell.architecture]
+    epochs = {TUNED: later, LONGER: later, REGULAR: first, SCRATCH: first}.get(cell.variant, 0)
+    return measuring + epochs * {RESNET20: 30, VIT: 15}.get(cell.architecture, 8)
+
+
 def measure(cell: Cell, progress: Progress = silent) -> Row:
     """Train or convert a network, if it is not there, and measure it."""
     model, _ = trained(cell.dataset, cell.architecture, cell.variant, cell.seed, progress)
+    started = time.process_time()
     test = pictures(cell.dataset).test
     found = measured(model, test, batch_size=250)
     row = {
@@ -86,7 +108,8 @@ def measure(cell: Cell, progress: Progress = silent) -> Row:
     }
     if cell.architecture == RESNET20:
         row["lossless"] = accuracy(model, lossless())
-    return row
+    spent = cost(cell.dataset, cell.architecture, cell.variant, cell.seed)
+    return {**row, "cpu": round(spent + time.process_time() - started, 1)}
 
 
 @torch.no_grad()

@@ -81,8 +81,8 @@ def each_new(
         if cell in known:
             clock.left.pop(cell, None)
             continue
-        started = time.monotonic()
+        started, before = time.monotonic(), time.process_time()
         row = measure(cell)
-        seconds = time.monotonic() - started
+        seconds, cpu = time.monotonic() - started, time.process_time() - before
         clock.finished(cell, seconds)
-        yield kept.add(cell, {**row, "seconds": round(seconds, 1)})
+        yield kept.add(cell, {"seconds": round(seconds, 1), "cpu": round(cpu, 1), **row})

@@ -6,6 +6,7 @@ was stopped goes on from its last epoch.
 
 import fcntl
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ X_VARIANTS = (SCRATCH, CONVERTED, REFITTED, TUNED)
 NETWORKS = BUILD / "networks"
 CALIBRATION = 512
 """Images for a conversion; it needs no labels."""
+
+COST = "cpu-seconds.txt"
+"""What a network cost, of which an earlier run may have paid a part."""
 
 EPOCHS = {
     (DIGITS, VGG): (20, 10),
@@ -106,12 +110,20 @@ def made(dataset: str, architecture: str, variant: str, seed: int, progress: Pro
     file = place / ("weights.safetensors" if biased else "x-dnn.safetensors")
     with alone(place):
         if not file.is_file() or (place / "runs").is_dir():
+            started = time.process_time()
             make(dataset, architecture, variant, seed, place, progress)
+            (place / COST).write_text(f"{time.process_time() - started:.1f}", "utf-8")
     if not biased:
         return load_x_dnn(file).module
     found = network(dataset, architecture, seed)
     found.load_state_dict(load_file(file))
     return found.eval()
+
+
+def cost(dataset: str, architecture: str, variant: str, seed: int = 0) -> float:
+    """Return the seconds of processor time that a network took to make."""
+    path = folder(dataset, architecture, variant, seed) / COST
+    return float(path.read_text("utf-8")) if path.is_file() else 0.0
 
 
 def folder(dataset: str, architecture: str, variant: str, seed: int) -> Path:
