@@ -111,7 +111,11 @@ class IDSDS:
         return self.cells(f, images, values).correlation
 
     def cells(self, f: ScalarFn, images: Images, values: Tensor) -> Cells:
-        """Return what is compared, cell by cell.
+        """Return what is compared, cell by cell."""
+        return Cells(sums=self.sums(images, values), drops=self.drops(f, images))
+
+    def sums(self, images: Images, values: Tensor) -> Float[Tensor, "b k"]:
+        """Return a map's sum over each cell.
 
         Raises:
             NumericsError: If an attribution is NaN or infinite.
@@ -126,11 +130,10 @@ class IDSDS:
             raise ShapeError(msg)
         own = cells_of(images, self.grid).flatten()
         every = torch.arange(self.grid**2, device=images.device)
-        member = (own[:, None] == every).to(ranked)
-        return Cells(sums=ranked @ member, drops=self.drops(f, images))
+        return ranked @ (own[:, None] == every).to(ranked)
 
     def drops(self, f: ScalarFn, images: Images) -> Float[Tensor, "b k"]:
-        """Return the fall of the explained value for each cell, the same for every map."""
+        """Return the fall of the explained value for each cell; one for all maps of the images."""
         own, fill = cells_of(images, self.grid), self.fill(images)
         count, kinds = len(images), self.grid**2 + 1
         every = torch.arange(count * kinds, device=images.device)
