@@ -32,7 +32,7 @@ class Diagonal(Operator):
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """Return the products, ``{name: (q, *shape)}``."""
         check_names(self.values, vectors)
-        return {name: value * self.values[name] for name, value in vectors.items()}
+        return {name: value * self.values[name].to(value) for name, value in vectors.items()}
 
     def inverse(self, damping: float) -> "Diagonal":
         r"""Return :math:`(A + \lambda I)^{-1}`.
@@ -54,8 +54,8 @@ class FisherDiagonal:
     .. math:: F_{jj} = \frac{1}{n} \sum_i g_{ij}^2
 
     Exact. It takes the gradients of the labels' own loss (or margin), hence *empirical*: it is
-    not the Fisher matrix, which takes labels drawn from the model. Cost beside the gradients: to
-    form them once.
+    not the Fisher matrix, which takes labels drawn from the model. Summed in double precision.
+    Cost beside the gradients: to form them once.
 
     Args:
         sums: For each parameter the sum of the squares so far.
@@ -96,15 +96,15 @@ class FisherDiagonal:
 
 
 def squares(blocks: Sequence[Block]) -> Tensor:
-    """Return the sum over images of the squares of a parameter's gradients, flat."""
+    """Return the sum over images of a parameter's squared gradients, flat, in double precision."""
     first = blocks[0]
     if len(blocks) == 1 and isinstance(first, FactoredBlock) and first.output.shape[3] == 1:
         output, source = first.output[..., 0].square(), first.input[..., 0].square()
-        return torch.einsum("bgo,bgi->goi", output, source).flatten()
+        return torch.einsum("bgo,bgi->goi", output, source).flatten().double()
     element = first.output if isinstance(first, FactoredBlock) else first.values
     size = math.prod(first.shape) * element.element_size()
     step = max(1, CHUNK_BYTES // max(1, size))
-    total = element.new_zeros(math.prod(first.shape))
+    total = element.new_zeros(math.prod(first.shape), dtype=torch.float64)
     for start in range(0, len(first), step):
         parts = [block.rows(start, start + step).materialise() for block in blocks]
         total = total + torch.stack(parts).sum(dim=0).square().sum(dim=0)

@@ -13,6 +13,9 @@ from whence.gradients.operator import Operator, Vectors
 
 __all__ = ["Gram", "InverseSecondMoment", "SecondMoment"]
 
+EPSILON = 1e-14
+"""Eigenvalues below this share of the largest are rounding."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +63,59 @@ class SecondMoment(Operator):
             )
             raise NumericsError(msg)
         return InverseSecondMoment(factor=factor, sizes=self.sizes)
+
+    def inverse_root(self, damping: float) -> "SecondMoment":
+        r"""Return :math:`(A + \lambda I)^{-1/2}`, symmetric; costs an eigendecomposition.
+
+        Applied to both of two vectors it makes their inner product that of :meth:`inverse`; a
+        cosine then compares directions in the metric of the inverse.
+
+        Args:
+            damping: Lambda, 0 or more; a tenth of :attr:`mean_eigenvalue` is usual.
+
+        Raises:
+            NumericsError: If the damped matrix is not positive definite in double precision.
+        """
+        if not 0 <= damping < float("inf"):
+            msg = f"damping is 0 or more, and finite; got {damping}."
+            raise SettingError(msg)
+        values, vectors = torch.linalg.eigh(self.matrix)
+        damped = values + damping
+        if not bool((damped > EPSILON * damped.max()).all()):
+            msg = (
+                f"The second moment of {len(damped)} numbers plus damping {damping:g} is not "
+                f"positive definite: its lowest eigenvalue is {float(values[0]):.3g}. Give more "
+                f"damping; a tenth of the mean eigenvalue is {0.1 * self.mean_eigenvalue:.3g}."
+            )
+            raise NumericsError(msg)
+        matrix = (vectors * damped.rsqrt()) @ vectors.T
+        return SecondMoment(matrix=matrix, sizes=self.sizes)
+
+    def mixed(self, other: "SecondMoment", weight: float) -> "SecondMoment":
+        r"""Return :math:`w A + (1 - w) B`, of training gradients and of queries for example.
+
+        Args:
+            other: ``B``, of the same projection.
+            weight: ``w``, from 0 to 1.
+
+        Raises:
+            MismatchError: If the other is of another projection.
+            SettingError: If the weight is not from 0 to 1.
+
+        References:
+            Chang et al. (2024), "Scalable Influence and Fact Tracing for Large Language Model
+            Pretraining" (TrackStar).
+        """
+        if not 0 <= weight <= 1:
+            msg = f"The weight of the first of two second moments is from 0 to 1; got {weight}."
+            raise SettingError(msg)
+        if dict(self.sizes) != dict(other.sizes):
+            check_names(self.sizes, other.sizes)
+            msg = f"Both need the same projection; got {self.sizes} and {other.sizes}."
+            raise MismatchError(msg)
+        return SecondMoment(
+            matrix=weight * self.matrix + (1 - weight) * other.matrix, sizes=self.sizes
+        )
 
 
 @final
