@@ -382,10 +382,7 @@ def test_scores_are_linear_in_the_query(setting):
 def test_queries_are_made_in_batches_of_any_size(setting):
     case = setting()
     scoring = GradCos().fit(Recorder(case.network), case.train)
-    made = [
-        query_vectors(scoring, case.images, case.target, batch_size=size)
-        for size in (1, 2, 8)
-    ]
+    made = [query_vectors(scoring, case.images, case.target, batch_size=size) for size in (1, 2, 8)]
     for other in made[1:]:
         for name, value in made[0].dense().items():
             assert_equal(other.dense()[name], value, rtol=1e-12)

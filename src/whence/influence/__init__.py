@@ -1,26 +1,41 @@
 """Which training examples: scores of training images for a prediction."""
 
 from whence.influence.checkpoints import Checkpoint, network_at
+from whence.influence.curved import EKFAC, KFAC, RelatIF
+from whence.influence.features import FeatureRecorder, RepresentationSimilarity, RepresenterPoints
 from whence.influence.members import Member
+from whence.influence.projected import TRAK, Projected, ProjectedFisher, TrackStar
 from whence.influence.query import QueryVectors, query_vectors
 from whence.influence.rank import Influence, Ranking, influence
 from whence.influence.scorers import GAS, SCORERS, GradCos, GradDot, TracIn, scorer_named
 from whence.influence.scoring import Scorer, Scoring, inverse_norm, one, residual
 from whence.influence.select import choose_parameters
+from whence.influence.self_scores import SelfInfluence, self_influence
 
 __all__ = [
+    "EKFAC",
     "GAS",
+    "KFAC",
     "SCORERS",
+    "TRAK",
     "Checkpoint",
+    "FeatureRecorder",
     "GradCos",
     "GradDot",
     "Influence",
     "Member",
+    "Projected",
+    "ProjectedFisher",
     "QueryVectors",
     "Ranking",
+    "RelatIF",
+    "RepresentationSimilarity",
+    "RepresenterPoints",
     "Scorer",
     "Scoring",
+    "SelfInfluence",
     "TracIn",
+    "TrackStar",
     "choose_parameters",
     "influence",
     "inverse_norm",
@@ -29,4 +44,5 @@ __all__ = [
     "query_vectors",
     "residual",
     "scorer_named",
+    "self_influence",
 ]

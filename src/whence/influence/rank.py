@@ -232,7 +232,7 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
         columns.append(facts.scores)
         members.append(some)
     facts = cast("Facts", facts)
-    total = sum(p.numel() for p in network.parameters.values())
+    compared = made[-1].recorder.names
     return Influence(
         scores=torch.cat(columns, dim=1),
         indices=facts.indices,
@@ -242,8 +242,8 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
         residuals=facts.residuals,
         squared_norms=facts.squared_norms,
         weights=facts.weights,
-        parameters=names,
-        coverage=sum(network.parameters[n].numel() for n in names) / total,
+        parameters=tuple(compared),
+        coverage=coverage(network, compared),
         members=tuple(
             replace(parts[0], queries=joined([p.queries for p in parts]))
             for parts in zip(*members, strict=True)
@@ -251,6 +251,12 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
         scorer=scorer,
         passes=len(starts),
     )
+
+
+def coverage(network: Network, names: Sequence[str]) -> float:
+    """Return the share of all parameters that the named ones are; 0 for features."""
+    sizes = {name: value.numel() for name, value in network.parameters.items()}
+    return sum(sizes.get(name, 0) for name in names) / sum(sizes.values())
 
 
 @final

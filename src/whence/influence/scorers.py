@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import final
 
 from whence.core import ImageData, Progress, silent
+from whence.curvature import TrueLabels
 from whence.errors import SettingError
 from whence.gradients import Recorder
+from whence.influence.curved import EKFAC, KFAC, RelatIF
+from whence.influence.features import RepresentationSimilarity, RepresenterPoints
+from whence.influence.projected import TRAK, ProjectedFisher, TrackStar
 from whence.influence.scoring import Output, Scorer, Scoring, asked, inverse_norm
 
 __all__ = ["GAS", "SCORERS", "GradCos", "GradDot", "TracIn", "scorer_named"]
@@ -160,8 +164,23 @@ class GAS:
         )
 
 
-SCORERS: tuple[Scorer, ...] = (GradCos(), GradDot(), TracIn(), GAS())
-"""The scorers by name."""
+SCORERS: tuple[Scorer, ...] = (
+    GradCos(),
+    GradDot(),
+    TracIn(),
+    GAS(),
+    TRAK(),
+    KFAC(),
+    EKFAC(),
+    RelatIF(),
+    RelatIF(relative="parameters", name="relatif-parameters"),
+    ProjectedFisher(),
+    ProjectedFisher(draws=TrueLabels(), name="empirical-fisher"),
+    TrackStar(),
+    RepresenterPoints(),
+    RepresentationSimilarity(),
+)
+"""The scorers by name, with their default settings."""
 
 
 def scorer_named(name: str) -> Scorer:

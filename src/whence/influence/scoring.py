@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from whence.core import ImageData, Images, Progress, Scalars, Target, silent
+from whence.curvature.sandwich import Sandwich
 from whence.errors import SettingError
 from whence.gradients import Block, DirectBlock, ExampleGradients, Operator, Recorder
 from whence.network import Network
@@ -39,6 +40,7 @@ __all__ = [
     "asked",
     "inverse_norm",
     "one",
+    "quadratic_of",
     "residual",
 ]
 
@@ -190,14 +192,28 @@ class Scoring:
         The metric is applied once, outside any graph; as it is symmetric, the slope
         :math:`2 M g` of the norm is right all the same.
         """
-        if self.metric is None:
-            return gradients.squared_norm()
-        found = gradients.materialise()
-        held = {name: value.detach() for name, value in found.items()}
-        with torch.no_grad():
-            mapped = self.metric(held)
-        total = gradients.logits.new_zeros(len(gradients))
-        for name, value in found.items():
-            twice: Tensor = (2 * value - held[name]) * mapped[name]
-            total = total + twice.flatten(1).sum(dim=1)
-        return total
+        return quadratic_of(self.metric, gradients)
+
+
+def quadratic_of(operator: Operator | None, gradients: ExampleGradients) -> Scalars:
+    r"""Return :math:`\langle g, M g \rangle` of recorded gradients, with the slope :math:`2 M g`.
+
+    Args:
+        operator: ``M``, symmetric; None for the identity.
+        gradients: Of a batch.
+    """
+    if operator is None:
+        return gradients.squared_norm()
+    if isinstance(operator, Sandwich):  # in the projected space: no gradient is formed
+        vectors = operator.projector.project(gradients)
+        operator = operator.middle
+    else:
+        vectors = gradients.materialise()
+    held = {name: value.detach() for name, value in vectors.items()}
+    with torch.no_grad():
+        mapped = operator(held)
+    total = gradients.logits.new_zeros(len(gradients))
+    for name, value in vectors.items():
+        twice: Tensor = (2 * value - held[name]) * mapped[name]
+        total = total + twice.flatten(1).sum(dim=1)
+    return total
