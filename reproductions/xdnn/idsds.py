@@ -19,7 +19,7 @@ from reproductions.xdnn.kept import Kept, Row, markdown
 from reproductions.xdnn.masking import RandomValues, chosen, estimated
 from reproductions.xdnn.networks import RESNET, VGG, network
 from reproductions.xdnn.pictures import BUILD, CIFAR, DATASETS, DIGITS, pictures
-from reproductions.xdnn.training import REGULAR, SCRATCH, TUNED, settings, trained
+from reproductions.xdnn.training import REGULAR, SCRATCH, TUNED, alone, settings, trained
 from whence.adapters.training import TrainingSettings
 from whence.attribution import GradCAM, InputXGradient, IntegratedGradients, XGradient
 from whence.convert import load_x_dnn
@@ -103,20 +103,21 @@ def deleted(cell: Cell, progress: Progress = silent) -> nn.Module:
     place = folder(cell)
     biased = cell.variant == REGULAR
     file = place / ("weights.safetensors" if biased else "x-dnn.safetensors")
-    if not file.is_file() or (place / "runs").is_dir():
-        before, _ = trained(cell.dataset, cell.architecture, cell.variant, progress=progress)
-        task = pictures(cell.dataset)
-        fit(
-            nn.Sequential(CellDropout(), before).eval(),
-            task.train,
-            task.validation,
-            out=place,
-            settings=tuning(cell),
-            name=f"{cell.architecture}, {cell.variant}, cells deleted",
-            resume=place.is_dir(),
-            progress=progress,
-        )
-        shutil.rmtree(place / "runs")
+    with alone(place):
+        if not file.is_file() or (place / "runs").is_dir():
+            before, _ = trained(cell.dataset, cell.architecture, cell.variant, progress=progress)
+            task = pictures(cell.dataset)
+            fit(
+                nn.Sequential(CellDropout(), before).eval(),
+                task.train,
+                task.validation,
+                out=place,
+                settings=tuning(cell),
+                name=f"{cell.architecture}, {cell.variant}, cells deleted",
+                resume=place.is_dir(),
+                progress=progress,
+            )
+            shutil.rmtree(place / "runs")
     if not biased:
         return load_x_dnn(file).module
     found = network(cell.dataset, cell.architecture)

@@ -13,8 +13,11 @@ from whence.evaluation.datamodel import (
     LinearDatamodelingScore,
     SeedCeiling,
 )
+from whence.evaluation.datamodel_randomisation import ScoreRandomisation, reinitialised
+from whence.evaluation.datamodel_training import Brittleness, BrittlenessResult, TailPatch
 from whence.evaluation.faithfulness import Curve, Deletion, Insertion, random_order
 from whence.evaluation.idsds import IDSDS, CellDeletion, CellDropout, Cells, cells_of
+from whence.evaluation.imputation import NoisyLinear
 from whence.evaluation.localisation import (
     PointingGame,
     RelevanceMass,
@@ -24,12 +27,29 @@ from whence.evaluation.localisation import (
 from whence.evaluation.masking import MASKING, Hit, MaskedArea, WindowBlur, masked_areas
 from whence.evaluation.mean import Estimate, Mean
 from whence.evaluation.metric import MetricCard
+from whence.evaluation.mislabel import Mislabel, MislabelResult
+from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.randomisation import Cascade, ParameterRandomisation
+from whence.evaluation.retrieval import (
+    Cardinality,
+    IdenticalClass,
+    IdenticalSubclass,
+    MixedDataset,
+    ShortcutDetection,
+    TopCardinality,
+)
 from whence.evaluation.soundness import Completeness, Soundness
+from whence.evaluation.steps import Fill, Imputer, Segments, Squares
 
 __all__ = [
     "IDSDS",
+    "IROF",
     "MASKING",
+    "ROAD",
+    "SRG",
+    "Brittleness",
+    "BrittlenessResult",
+    "Cardinality",
     "Cascade",
     "CellDeletion",
     "CellDropout",
@@ -40,24 +60,41 @@ __all__ = [
     "DatamodelingResult",
     "Deletion",
     "Estimate",
+    "Fill",
     "Gini",
     "Hit",
+    "IdenticalClass",
+    "IdenticalSubclass",
+    "Imputer",
     "Insertion",
     "LinearDatamodelingScore",
     "MaskedArea",
     "Mean",
     "MetricCard",
+    "Mislabel",
+    "MislabelResult",
+    "MixedDataset",
+    "NoisyLinear",
     "ParameterRandomisation",
+    "PixelFlipping",
     "PointingGame",
+    "RegionPerturbation",
     "RelevanceMass",
     "RelevanceRank",
+    "ScoreRandomisation",
     "SeedCeiling",
+    "Segments",
+    "ShortcutDetection",
     "Soundness",
     "Spearman",
+    "Squares",
+    "TailPatch",
+    "TopCardinality",
     "TopOverlap",
     "WindowBlur",
     "cells_of",
     "mask_share",
     "masked_areas",
     "random_order",
+    "reinitialised",
 ]

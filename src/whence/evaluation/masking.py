@@ -30,12 +30,11 @@ from itertools import pairwise
 from typing import Any, Final, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from whence.core import (
-    Baseline,
     Images,
     Labels,
     Logit,
@@ -47,6 +46,7 @@ from whence.core import (
 from whence.errors import SettingError
 from whence.evaluation.faithfulness import Curve, places_of
 from whence.evaluation.metric import MetricCard, pixel_map
+from whence.evaluation.steps import Fill, evaluated, filled
 
 __all__ = ["MASKING", "Hit", "MaskedArea", "WindowBlur", "masked_areas"]
 
@@ -178,7 +178,7 @@ class MaskedArea:
 
     metric: str
     fractions: tuple[float, ...] = FRACTIONS
-    fill: Baseline = field(default_factory=WindowBlur)
+    fill: Fill = field(default_factory=WindowBlur)
     batch_size: int = 256
     seed: int = 0
 
@@ -221,7 +221,7 @@ class MaskedArea:
             SettingError: If KAM or RAM are asked of a function that is no share of hits.
             ShapeError: If the attributions do not fit the images.
         """
-        return curves((self,), f, images, values, self.fill(images))[0]
+        return curves((self,), f, images, values, filled(images, self.fill))[0]
 
 
 def masked_areas(
@@ -246,7 +246,7 @@ def masked_areas(
         like: A metric whose settings count for all six.
     """
     settings = MaskedArea(metric="KPM") if like is None else like
-    fill = settings.fill(images)
+    changed = filled(images, settings.fill)
     explained, hits = ModelScalar(model, Logit(classes)), ModelScalar(model, Hit(classes))
     areas: dict[str, Scalars] = {}
     for part, f in (("P", explained), ("N", explained), ("A", hits)):
@@ -261,7 +261,7 @@ def masked_areas(
             )
             for name in names
         )
-        found = curves(metrics, f, images, values, fill)
+        found = curves(metrics, f, images, values, changed)
         areas |= {name: curve.area for name, curve in zip(names, found, strict=True)}
     return {name: areas[name] for name in MASKING}
 
@@ -271,7 +271,7 @@ def curves(
     f: ScalarFn,
     images: Images,
     values: Tensor,
-    fill: Images,
+    changed: Callable[[Tensor, Tensor], Tensor],
 ) -> list[Curve]:
     """Return the curves of metrics that order the pixels by the same part of the map."""
     first = metrics[0]
@@ -288,7 +288,7 @@ def curves(
         for metric in metrics
     ]
     starts, stops = (torch.stack(one, dim=1) for one in zip(*ends, strict=True))
-    found = evaluated(f, images, fill, places, starts, stops, first.batch_size)
+    found = evaluated(f, images, places, starts, stops, changed, first.batch_size)
     if first.metric.endswith("AM"):
         check_hits(found, first.metric)
     fractions = torch.tensor(first.fractions, dtype=torch.float64, device=images.device)
@@ -300,31 +300,6 @@ def part_of(values: Float[Tensor, "b n"], metric: str) -> Float[Tensor, "b n"]:
     if metric[1] == "A":
         return values.abs()
     return (values if metric[1] == "P" else -values).clamp(min=0)
-
-
-def evaluated(
-    f: ScalarFn,
-    images: Images,
-    fill: Images,
-    places: Int[Tensor, "b n"],
-    starts: Int[Tensor, "b m s"],
-    stops: Int[Tensor, "b m s"],
-    batch_size: int,
-) -> Float[Tensor, "b m s"]:
-    """Return ``f`` of images of which the pixels at some places stay; equal masks are seen once."""
-    empty = starts == stops
-    rows = torch.arange(len(images), device=images.device)[:, None, None].expand_as(starts)
-    keys = torch.stack([rows, starts.masked_fill(empty, 0), stops.masked_fill(empty, 0)], dim=-1)
-    different, back = torch.unique(keys.flatten(0, 2), dim=0, return_inverse=True)
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        for some in different.split(batch_size):
-            row, low, high = some.unbind(dim=1)
-            place = places[row]
-            stays = (place >= low[:, None]) & (place < high[:, None])
-            mask = stays.view(len(some), 1, *images.shape[2:])
-            parts.append(f.at(row)(torch.where(mask, images[row], fill[row])))
-    return torch.cat(parts)[back].view(starts.shape)
 
 
 def check_fractions(fractions: tuple[float, ...]) -> None:

@@ -1,0 +1,161 @@
+"""Steps: which pixels are replaced at each step of a perturbation, and by what."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, final, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from whence.core import Baseline, Images, ScalarFn, check_images
+from whence.errors import SettingError, ShapeError
+from whence.evaluation.metric import pixel_map
+
+__all__ = ["Fill", "Imputer", "Segments", "Squares"]
+
+
+@runtime_checkable
+class Imputer(Protocol):
+    """A fill that looks at what is left of the image around the pixels that it replaces."""
+
+    def impute(self, images: Images, gone: Bool[Tensor, "b 1 h w"]) -> Images:
+        """Return the images with the pixels that are gone replaced."""
+        ...
+
+
+Fill: TypeAlias = Baseline | Imputer
+"""What stands where a pixel is gone: a baseline, or an imputer, which sees the pixels beside it."""
+
+
+@runtime_checkable
+class Segments(Protocol):
+    """Which pixels are replaced together."""
+
+    def __call__(self, images: Images) -> Tensor:
+        """Return labels ``(b, h, w)``, whole numbers from 0, none of them left out."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """Squares of so many pixels a side, from the upper left; the last may be narrower.
+
+    Args:
+        size: Pixels a side; 1 for single pixels.
+    """
+
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        if self.size < 1:
+            msg = f"size is a number of pixels, 1 or more; got {self.size}."
+            raise SettingError(msg)
+
+    def __call__(self, images: Images) -> Int[Tensor, "b h w"]:
+        """Return the square of each pixel."""
+        height, width = images.shape[2:]
+        across = -(-width // self.size)
+        rows, columns = (
+            torch.arange(side, device=images.device) // self.size for side in (height, width)
+        )
+        return (rows[:, None] * across + columns).expand(len(images), -1, -1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Order:
+    """In which order the segments of images go.
+
+    Args:
+        places: The place of each pixel's segment in the order, from 0, ``(b, n)``.
+        counts: How many segments each image has, ``(b,)``.
+    """
+
+    places: Int[Tensor, "b n"]
+    counts: Int[Tensor, " b"]
+
+
+def ordered(images: Images, values: Tensor, segments: Segments, seed: int) -> Order:
+    """Return the order of the segments by their mean attribution, the highest first.
+
+    Segments of equal means stand in one fixed random order.
+
+    Raises:
+        ShapeError: If the attributions or the segments do not fit the images.
+    """
+    check_images(images)
+    ranked = pixel_map(values)
+    labels = segments(images)
+    needed = (len(images), *images.shape[2:])
+    for name, shape in (
+        ("Attributions", (len(values), *values.shape[2:])),
+        ("Segments", tuple(labels.shape)),
+    ):
+        if shape != needed:
+            msg = f"{name} must fit the images, {needed}; got {shape}."
+            raise ShapeError(msg)
+    flat = labels.flatten(1).long().to(ranked.device)
+    counts = flat.amax(dim=1) + 1
+    most = int(counts.max())
+    sums = ranked.new_zeros(len(images), most).scatter_add_(1, flat, ranked)
+    sizes = torch.zeros_like(sums).scatter_add_(1, flat, torch.ones_like(ranked))
+    means = (sums / sizes).masked_fill(sizes == 0, -torch.inf)
+    mix = torch.randperm(most, generator=torch.Generator().manual_seed(seed)).to(ranked.device)
+    order = mix[means[:, mix].argsort(dim=1, descending=True, stable=True)]
+    counted = torch.arange(most, device=ranked.device).expand_as(order)
+    places = torch.empty_like(order).scatter_(1, order, counted)
+    return Order(places=places.gather(1, flat), counts=counts)
+
+
+def filled(images: Images, fill: Fill) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what makes, of rows of the images and of the pixels that stay, images to look at."""
+    if isinstance(fill, Imputer):
+        return lambda rows, stays: fill.impute(images[rows], ~stays)
+    behind = fill(images)
+    return lambda rows, stays: torch.where(stays, images[rows], behind[rows])
+
+
+def evaluated(
+    f: ScalarFn,
+    images: Images,
+    places: Int[Tensor, "b n"],
+    starts: Int[Tensor, "b m s"],
+    stops: Int[Tensor, "b m s"],
+    changed: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Float[Tensor, "b m s"]:
+    """Return ``f`` of images of which the pixels at some places stay; equal masks are seen once.
+
+    Args:
+        f: What is explained.
+        images: ``(b, c, h, w)``.
+        places: The place of each pixel.
+        starts: The first place that stays.
+        stops: The place behind the last that stays.
+        changed: Makes images of rows and of masks ``(r, 1, h, w)`` of what stays.
+        batch_size: Images per forward pass.
+    """
+    empty = starts >= stops
+    rows = torch.arange(len(images), device=images.device)[:, None, None].expand_as(starts)
+    keys = torch.stack([rows, starts.masked_fill(empty, 0), stops.masked_fill(empty, 0)], dim=-1)
+    different, back = torch.unique(keys.flatten(0, 2), dim=0, return_inverse=True)
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for some in different.split(batch_size):
+            row, low, high = some.unbind(dim=1)
+            place = places[row]
+            stays = (place >= low[:, None]) & (place < high[:, None])
+            parts.append(f.at(row)(changed(row, stays.view(len(some), 1, *images.shape[2:]))))
+    return torch.cat(parts)[back].view(starts.shape)
+
+
+def removed(
+    f: ScalarFn, images: Images, order: Order, ends: Int[Tensor, "b s"], fill: Fill, batch_size: int
+) -> Float[Tensor, "b s"]:
+    """Return ``f`` of images without the first ``ends`` segments of their order."""
+    stops = order.counts[:, None, None].expand(-1, 1, ends.shape[1])
+    changed = filled(images, fill)
+    return evaluated(f, images, order.places, ends[:, None], stops, changed, batch_size)[:, 0]
