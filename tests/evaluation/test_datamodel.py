@@ -86,7 +86,7 @@ def test_the_whole_is_the_merger_of_its_parts_however_it_is_cut(data):
     for part, rows in ((left, order[:cut]), (right, order[cut:])):
         if len(rows):
             part.update(rows, scores[:, rows], keep, outputs[:, :, rows])
-    assert left.merge(right).result() == whole.result() == right.merge(left).result()
+    assert left.merge(right) == whole == right.merge(left)
     assert len(left.scores.values) == cut
 
 

@@ -5,7 +5,7 @@ of the scores of a part's images should rank the outputs of the models so traine
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ class LinearDatamodelingScore:
             lower, so that it counts with a minus. Scores are positive for proponents.
     """
 
-    outputs: Literal["margin", "loss"] = "margin"
+    outputs: str = "margin"
 
     card: ClassVar[MetricCard] = MetricCard(
         better="higher",
@@ -130,12 +130,12 @@ class SeedCeiling:
             raise DataError(msg)
         values = outputs.double()
         generator = torch.Generator().manual_seed(self.seed)
-        found = []
+        found = values.new_zeros(values.shape[2])
         for _ in range(self.splits):
             order = torch.randperm(count, generator=generator).to(outputs.device)
             one, two = order[:half], order[half : 2 * half]
-            found.append(rank_correlation(values[:, one].mean(dim=1), values[:, two].mean(dim=1)))
-        agreement = torch.stack(found).mean(dim=0).clamp(min=0)
+            found += rank_correlation(values[:, one].mean(dim=1), values[:, two].mean(dim=1))
+        agreement = (found / self.splits).clamp(min=0)
         single = agreement / (half - (half - 1) * agreement)
         return (count * single / (1 + (count - 1) * single)).sqrt()
 
