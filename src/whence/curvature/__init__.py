@@ -18,6 +18,7 @@ from whence.curvature.draws import (
     TrueLabels,
 )
 from whence.curvature.eigen import EigenLayer, KroneckerCurvature
+from whence.curvature.files import load_operator, save_operator
 from whence.curvature.gram import Gram, InverseSecondMoment, SecondMoment
 from whence.curvature.kronecker import EigenvalueCorrection, KroneckerFactors, joined_biases
 from whence.curvature.krylov import LowRank, ritz
@@ -58,6 +59,8 @@ __all__ = [
     "explicit_inverse",
     "joined_biases",
     "largest_eigenvalue",
+    "load_operator",
     "ritz",
+    "save_operator",
     "woodbury",
 ]

@@ -78,6 +78,7 @@ class KroneckerFactors:
         outputs: Sums for the outputs' gradients, ``(g, o, o)``.
         positions: Positions per image and layer.
         rest: What has no factors.
+        dtype: The gradients' type; eigenvectors are kept in it, or in single precision.
         count: Images so far.
     """
 
@@ -86,6 +87,7 @@ class KroneckerFactors:
     outputs: dict[str, Tensor] = field(default_factory=dict, repr=False)
     positions: dict[str, int] = field(default_factory=dict)
     rest: FisherDiagonal = field(default_factory=FisherDiagonal)
+    dtype: torch.dtype = torch.float32
     count: int = 0
 
     def update(self, draws: Iterable[ExampleGradients]) -> None:
@@ -93,6 +95,7 @@ class KroneckerFactors:
         size = 0
         for number, gradients in enumerate(draws):
             size = len(gradients)
+            self.dtype = torch.promote_types(gradients.logits.dtype, torch.float32)
             layers = factored(gradients)
             if self.count or number:
                 check_names(self.inputs, layers)
@@ -122,6 +125,7 @@ class KroneckerFactors:
             outputs={name: value + other.outputs[name] for name, value in self.outputs.items()},
             positions=dict(self.positions),
             rest=self.rest.merge(other.rest),
+            dtype=self.dtype,
             count=self.count + other.count,
         )
 
@@ -144,8 +148,8 @@ class KroneckerFactors:
             scale = self.count * max(1, self.positions[name])
             second, outward = eigen(name, self.outputs[name] / scale)
             layers[name] = EigenLayer(
-                outputs=outward,
-                inputs=inward,
+                outputs=outward.to(self.dtype),
+                inputs=inward.to(self.dtype),
                 values=second[:, :, None] * first[:, None, :],
                 bias=self.biases.get(name),
             )
@@ -328,5 +332,6 @@ def copied(statistic: KroneckerFactors) -> KroneckerFactors:
         outputs=dict(statistic.outputs),
         positions=dict(statistic.positions),
         rest=statistic.rest.merge(FisherDiagonal()),
+        dtype=statistic.dtype,
         count=statistic.count,
     )

@@ -2,16 +2,18 @@
 
 from math import prod
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
-from whence.core import ImageData
-from whence.errors import DataError, TargetError
+from whence.core import ImageData, Progress, silent
+from whence.curvature.passes import TrainingImages, seeded
+from whence.errors import DataError, SettingError, TargetError
 from whence.gradients import Recorder
 from whence.network import Network
 from whence.network.layout import multiple_of_batch, shape_of
 
-__all__ = ["check_labels", "classes_of", "images_per_batch"]
+__all__ = ["check_labels", "classes_of", "images_per_batch", "training_images"]
 
 
 def check_labels(train: ImageData, indices: Tensor, labels: Tensor, network: Network) -> None:
@@ -56,3 +58,45 @@ def bytes_per_image(node: Node) -> int:
     """Return how many bytes a value of the graph takes for each image."""
     sizes = [s if isinstance(s, int) else multiple_of_batch(s) or 1 for s in shape_of(node)]
     return prod(sizes) * int(node.meta["val"].element_size())
+
+
+def training_images(
+    recorder: Recorder,
+    train: ImageData,
+    *,
+    images: int | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    memory: int = 2 * 2**30,
+    progress: Progress = silent,
+) -> TrainingImages:
+    """Return the training images that a curvature is made of.
+
+    Args:
+        recorder: Records gradients for the chosen parameters.
+        train: Training images.
+        images: How many of them, drawn at random; all if None, or if there are fewer.
+        generator: Draws them.
+        batch_size: Images at a time; chosen by memory if None.
+        memory: Bytes for what is recorded of a batch.
+        progress: Told how many images are done.
+
+    Raises:
+        DataError: If there are none.
+        SettingError: If less than one image is asked for.
+    """
+    if images is not None and images < 1:
+        msg = f"A curvature needs at least one training image; got images={images}."
+        raise SettingError(msg)
+    chosen: tuple[int, ...] | None = None
+    if images is not None and images < len(train):
+        generator = seeded() if generator is None else generator
+        order = torch.randperm(len(train), generator=generator, device=generator.device)
+        chosen = tuple(sorted(order[:images].tolist()))
+    return TrainingImages(
+        recorder=recorder,
+        data=train,
+        indices=chosen,
+        batch_size=images_per_batch(recorder, memory) if batch_size is None else batch_size,
+        progress=progress,
+    )

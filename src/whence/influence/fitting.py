@@ -6,9 +6,12 @@ makes the passes over the data that one way to do so needs, and returns the inve
 vectors ``{name: (q, *shape)}`` over the recorder's parameters.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,56 +22,42 @@ from whence.curvature import (
     KroneckerCurvature,
     KroneckerFactors,
     SampledLabels,
+    TrainingImages,
     joined_biases,
+    load_operator,
+    save_operator,
 )
-from whence.curvature.passes import TrainingImages, seeded
-from whence.errors import SettingError
-from whence.gradients import Recorder
-from whence.influence.batches import images_per_batch
+from whence.curvature.passes import seeded
+from whence.errors import MismatchError, RecordError
+from whence.gradients import Operator, Recorder
+from whence.influence.batches import training_images
+from whence.influence.fisher import (
+    datainf,
+    empirical_fisher,
+    projected_fisher,
+    projected_moment,
+)
+from whence.influence.solving import (
+    arnoldi,
+    check_damping,
+    conjugate_gradient_inverse,
+    explicit,
+    lissa,
+)
 
-__all__ = ["ekfac", "kfac", "kronecker", "training_images"]
-
-
-def training_images(
-    recorder: Recorder,
-    train: ImageData,
-    *,
-    images: int | None = None,
-    generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
-) -> TrainingImages:
-    """Return the training images that a curvature is made of.
-
-    Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images.
-        images: How many of them, drawn at random; all if None, or if there are fewer.
-        generator: Draws them.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how many images are done.
-
-    Raises:
-        DataError: If there are none.
-        SettingError: If less than one image is asked for.
-    """
-    if images is not None and images < 1:
-        msg = f"A curvature needs at least one training image; got images={images}."
-        raise SettingError(msg)
-    chosen: tuple[int, ...] | None = None
-    if images is not None and images < len(train):
-        generator = seeded() if generator is None else generator
-        order = torch.randperm(len(train), generator=generator, device=generator.device)
-        chosen = tuple(sorted(order[:images].tolist()))
-    return TrainingImages(
-        recorder=recorder,
-        data=train,
-        indices=chosen,
-        batch_size=images_per_batch(recorder, memory) if batch_size is None else batch_size,
-        progress=progress,
-    )
+__all__ = [
+    "arnoldi",
+    "conjugate_gradient_inverse",
+    "datainf",
+    "ekfac",
+    "empirical_fisher",
+    "explicit",
+    "kfac",
+    "kronecker",
+    "lissa",
+    "projected_fisher",
+    "projected_moment",
+]
 
 
 def kfac(
@@ -186,17 +175,76 @@ def kronecker(
     draws = SampledLabels() if draws is None else draws
     if draws.labelled:
         chosen.check_labels()
+    generator = seeded() if generator is None else generator
+    device = chosen.network.example.device
+    made = provenance_of(chosen, draws, generator, eigenvalues) if cache is not None else {}
+    path, early = cached_paths(cache)
+    if path is not None and path.exists():
+        return as_kronecker(load_operator(path, made, device))
     numbers = chosen.numbers(draws, generator)
-    factors = KroneckerFactors(biases=joined_biases(chosen.recorder))
-    for batch in chosen.batches("curvature: factors"):
-        factors.update(chosen.draws(batch, draws, numbers))
-    basis = factors.result(told(chosen.progress, "curvature: eigenvectors"))
-    if eigenvalues == "product":
-        return basis
-    correction = EigenvalueCorrection(basis=basis)
-    for batch in chosen.batches("curvature: eigenvalues"):
-        correction.update(chosen.draws(batch, draws, numbers))
-    return correction.result()
+    basis = stored_basis(early, made, device)
+    if basis is None:
+        factors = KroneckerFactors(biases=joined_biases(chosen.recorder))
+        for batch in chosen.batches("curvature: factors"):
+            factors.update(chosen.draws(batch, draws, numbers))
+        basis = factors.result(told(chosen.progress, "curvature: eigenvectors"))
+    found = basis
+    if eigenvalues == "corrected":
+        if early is not None:
+            save_operator(early, basis, made)
+        correction = EigenvalueCorrection(basis=basis)
+        for batch in chosen.batches("curvature: eigenvalues"):
+            correction.update(chosen.draws(batch, draws, numbers))
+        found = correction.result()
+    if path is not None and early is not None:
+        save_operator(path, found, made)
+        early.unlink(missing_ok=True)
+    return found
+
+
+def provenance_of(
+    chosen: TrainingImages, draws: Draws, generator: torch.Generator, eigenvalues: str
+) -> dict[str, str | int | float | bool | list[str] | None]:
+    """Return everything that a fit depends on."""
+    state = hashlib.sha256(generator.get_state().cpu().numpy().tobytes()).hexdigest()
+    places = None if chosen.indices is None else f"{chosen.indices}"
+    return {
+        "model": chosen.network.fingerprint(),
+        "data": chosen.data.fingerprint(),
+        "parameters": list(chosen.recorder.names),
+        "images": len(chosen),
+        "places": None if places is None else hashlib.sha256(places.encode()).hexdigest(),
+        "draws": draws.name,
+        "random state": state,
+        "eigenvalues": eigenvalues,
+        "code": version("whence"),
+    }
+
+
+def cached_paths(cache: str | Path | None) -> tuple[Path | None, Path | None]:
+    """Return where a fit is kept, and where its first pass is until the second is done."""
+    if cache is None:
+        return None, None
+    return Path(cache), Path(cache).with_name(f"{Path(cache).name}.basis")
+
+
+def stored_basis(
+    path: Path | None, made: Mapping[str, Any], device: torch.device
+) -> KroneckerCurvature | None:
+    """Return what an interrupted fit of the same kept, if there is anything."""
+    if path is None or not path.exists():
+        return None
+    with suppress(MismatchError, RecordError):
+        return as_kronecker(load_operator(path, made, device))
+    return None
+
+
+def as_kronecker(operator: Operator) -> KroneckerCurvature:
+    """Return an operator that was stored as what it must be."""
+    if not isinstance(operator, KroneckerCurvature):
+        msg = f"A Kronecker curvature was needed; the file holds a {type(operator).__name__}."
+        raise RecordError(msg)
+    return operator
 
 
 def told(progress: Progress, stage: str) -> Callable[[int, int], None]:
@@ -206,13 +254,3 @@ def told(progress: Progress, stage: str) -> Callable[[int, int], None]:
         progress(stage, done, total)
 
     return tell
-
-
-def check_damping(damping: float | None) -> None:
-    """Refuse a damping before the passes are made."""
-    if damping is not None and not 0 < damping < float("inf"):
-        msg = (
-            f"The inverse of a curvature needs a damping over 0, and finite; got {damping}. Give "
-            f"None for a tenth of the mean eigenvalue."
-        )
-        raise SettingError(msg)
