@@ -83,7 +83,8 @@ class FactoredBlock:
         shaped = queries.reshape(count, groups, wide, deep)
         if isinstance(self.held, Patches):
             stacked = shaped.transpose(0, 1).reshape(groups, count * wide, deep)
-            pulled = self.held.convolved(stacked).unflatten(2, (count, wide))
+            pulled = self.held.convolved(stacked)
+            pulled = pulled.reshape(len(self), groups, count, wide, positions)
             return (pulled * self.output[:, :, None]).sum(dim=(1, 3, 4))
         pulled = torch.einsum("qgoi,bgit->bqgot", shaped, self.held)
         return torch.einsum("bgot,bqgot->bq", self.output, pulled)

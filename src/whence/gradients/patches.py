@@ -108,7 +108,7 @@ class Patches:
         )
 
     def convolved(self, weights: Tensor) -> Tensor:
-        """Return the products of patches with ``(g, n, i)`` weights, not unfolded: ``(b, g, n, t)``."""
+        """Return products with ``(g, n, i)`` weights, ``(b, g, n, t)``; nothing is unfolded."""
         groups, count, _ = weights.shape
         shaped = weights.reshape(groups * count, -1, *self.kernel)
         found = functional.conv2d(
