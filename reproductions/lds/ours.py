@@ -1,0 +1,119 @@
+"""The scorers of whence on a task, each fitted to the models of all training images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reproductions.lds.tasks import Digits, Task
+from reproductions.lds.training import model_of
+from reproductions.lds.truth import STAGES, Truth
+from whence.core import Margin, TensorData
+from whence.influence import (
+    SCORERS,
+    Checkpoint,
+    Influence,
+    Scorer,
+    SelfInfluence,
+    influence,
+    self_influence,
+)
+from whence.network import Network
+
+ALONG = ("tracin", "gas")
+"""Scorers over the stages of one training run."""
+
+AVERAGED = ("grad-dot", "grad-cos", "trak", "kfac", "ekfac")
+"""Scorers that are also taken over several models."""
+
+BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A scorer with the models that it looks at.
+
+    Args:
+        scorer: The scorer.
+        models: ``"one"``, ``"stages"`` of one training run, or ``"several"`` runs.
+    """
+
+    scorer: Scorer
+    models: str
+
+    @property
+    def name(self) -> str:
+        """What the row is called in tables and files."""
+        return self.scorer.name if self.models != "several" else f"{self.scorer.name} x models"
+
+
+def rows_of(task: Task) -> Iterator[Row]:
+    """Yield the rows of a task."""
+    for scorer in SCORERS:
+        yield Row(scorer=scorer, models="stages" if scorer.name in ALONG else "one")
+    for scorer in SCORERS:
+        if task.members > 1 and scorer.name in AVERAGED:
+            yield Row(scorer=scorer, models="several")
+
+
+def network_of(task: Task, data: Digits, truth: Truth) -> Network:
+    """Return the first model of all training images, read."""
+    return Network.read(model_of(task, truth.members[-1], 0), data.images[:2])
+
+
+def checkpoints_of(task: Task, truth: Truth, models: str) -> list[Checkpoint] | None:
+    """Return the weights that a row looks at, beside those of the network itself."""
+    if models == "one":
+        return None
+    if models == "several":
+        last = truth.members[-1]
+        every = [{name: value[row] for name, value in last.items()} for row in range(task.members)]
+        return [Checkpoint(weights=weights) for weights in every]
+    return [
+        Checkpoint(
+            weights={name: value[0] for name, value in weights.items()},
+            learning_rate=rate,
+        )
+        for weights, rate in zip(truth.members, rates_of(task), strict=True)
+    ]
+
+
+def rates_of(task: Task) -> list[float]:
+    """Return the mean learning rate of the steps before each stage."""
+    if task.batch == 0:
+        return [task.rate] * STAGES
+    return [task.rate * (1 - (stage + 0.5) / STAGES) for stage in range(STAGES)]
+
+
+def training_data(data: Digits) -> TensorData:
+    """Return the training images as whence reads them."""
+    return TensorData(images=data.images, labels=data.labels)
+
+
+def scored(task: Task, data: Digits, truth: Truth, row: Row) -> Influence:
+    """Return the scores of all training images for all queries' labels."""
+    return influence(
+        network_of(task, data, truth),
+        training_data(data),
+        data.query_images,
+        Margin(data.query_labels),
+        scorer=row.scorer,
+        checkpoints=checkpoints_of(task, truth, row.models),
+        batch_size=BATCH,
+    )
+
+
+def self_scored(task: Task, data: Digits, truth: Truth, row: Row) -> SelfInfluence:
+    """Return every training image's score for itself."""
+    return self_influence(
+        network_of(task, data, truth),
+        training_data(data),
+        scorer=row.scorer,
+        checkpoints=checkpoints_of(task, truth, row.models),
+        batch_size=BATCH,
+    )
+
+
+def scores(task: Task, data: Digits, truth: Truth, row: Row) -> dict[str, Tensor]:
+    """Return the scores of a row as a cell keeps them."""
+    return {"scores": scored(task, data, truth, row).scores.detach()}
