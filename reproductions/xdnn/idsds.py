@@ -7,6 +7,7 @@ after the benchmark's fine-tune on images of which half have lost a cell, shorte
 """
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,6 +149,7 @@ def folder(cell: Cell) -> Path:
 
 def measure(cell: Cell, progress: Progress = silent) -> Row:
     """Return the scores of all methods on a network, and its accuracy."""
+    started = time.process_time()
     if cell.tuned:
         model = deleted(cell, progress)
     else:
@@ -172,6 +174,7 @@ def measure(cell: Cell, progress: Progress = silent) -> Row:
         row["scores"][name] = estimated(found[name])
         row["constant"][name] = int(judged.constant.sum())
     row["over"] = {name: estimated(found[name] - found[PRODUCT]) for name in found}
+    row["cpu"] = round(time.process_time() - started, 1)
     return row
 
 

@@ -5,6 +5,7 @@ that are small enough to train. What must come out is that on an X-DNN the row o
 one pass, is the row of integrated gradients, of 128. See :mod:`whence.evaluation.masking`.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -116,6 +117,7 @@ def methods(dataset: str) -> dict[str, Method]:
 
 def measure(cell: Cell, progress: Progress = silent) -> Row:
     """Return all metrics of all methods on a network, and how far X-Gradient's are from IG's."""
+    started = time.process_time()
     model, _ = trained(cell.dataset, cell.architecture, cell.variant, progress=progress)
     images, labels = chosen(cell.dataset, EXPLAINED[cell.dataset])
     network = Network.read(model, images[:2])
@@ -136,6 +138,7 @@ def measure(cell: Cell, progress: Progress = silent) -> Row:
             metric: float((found[X_GRADIENT][metric] - found[INTEGRATED][metric]).abs().mean())
             for metric in MASKING
         }
+    row["cpu"] = round(time.process_time() - started, 1)
     return row
 
 
