@@ -2,6 +2,13 @@
 
 from whence.influence.checkpoints import Checkpoint, network_at
 from whence.influence.curved import EKFAC, KFAC, RelatIF
+from whence.influence.exact import (
+    Arnoldi,
+    DataInf,
+    ExplicitInfluence,
+    InfluenceFunction,
+    LiSSA,
+)
 from whence.influence.features import FeatureRecorder, RepresentationSimilarity, RepresenterPoints
 from whence.influence.members import Member
 from whence.influence.projected import TRAK, Projected, ProjectedFisher, TrackStar
@@ -18,11 +25,16 @@ __all__ = [
     "KFAC",
     "SCORERS",
     "TRAK",
+    "Arnoldi",
     "Checkpoint",
+    "DataInf",
+    "ExplicitInfluence",
     "FeatureRecorder",
     "GradCos",
     "GradDot",
     "Influence",
+    "InfluenceFunction",
+    "LiSSA",
     "Member",
     "Projected",
     "ProjectedFisher",

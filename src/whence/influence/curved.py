@@ -10,12 +10,12 @@ from typing import Literal, final
 
 import torch
 
-from whence.core import ImageData, Progress, silent
+from whence.core import ImageData, Progress, Scalars, silent
 from whence.curvature import Draws, SampledLabels
 from whence.errors import SettingError
-from whence.gradients import Operator, Recorder
+from whence.gradients import Operator, Recorder, Scaled
 from whence.influence.fitting import ekfac, kfac
-from whence.influence.scoring import Output, Scorer, Scoring, asked, inverse_norm
+from whence.influence.scoring import Output, Scorer, Scoring, WeightRule, asked, inverse_norm
 
 __all__ = ["EKFAC", "KFAC", "RelatIF"]
 
@@ -178,12 +178,36 @@ class RelatIF:
                 f"has no curvature, or is normalised already."
             )
             raise SettingError(msg)
-        metric: Operator = operator if self.relative == "loss" else operator @ operator
+        metric, weights = (
+            (operator, inverse_norm) if self.relative == "loss" else twice(operator, recorder)
+        )
         return Scoring(
             recorder=scoring.recorder,
             factors=scoring.factors,
-            weights=inverse_norm,
+            weights=weights,
             normalised=True,
             operator=operator,
             metric=metric,
         )
+
+
+def twice(operator: Operator, recorder: Recorder) -> tuple[Operator, WeightRule]:
+    """Return an operator applied twice as a metric, and one over the norm in it.
+
+    The inverse curvature of a confident network is huge and its square is beyond single
+    precision, so the metric is scaled to about 1, and the weights by what that takes.
+    """
+    ones = {
+        n: torch.ones_like(recorder.network.parameters[n].detach())[None] for n in recorder.names
+    }
+    sizes = [
+        torch.cat([v.double().flatten() for v in vectors.values()]).norm()
+        for vectors in (operator(ones), ones)
+    ]
+    scale = float(sizes[0] / sizes[1]) or 1.0
+
+    def weights(squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
+        return inverse_norm(squared_norms, residuals) / scale
+
+    small = Scaled(factor=1 / scale, operator=operator)
+    return small @ small, weights

@@ -13,14 +13,20 @@ from dataclasses import dataclass, field
 from typing import Literal, final
 
 from whence.core import ImageData, Margin, Progress, silent
-from whence.curvature import Draws, Gram, Margins, RandomSigns, SecondMoment, TrueLabels
-from whence.curvature.sandwich import Sandwich
+from whence.curvature import (
+    Draws,
+    InverseSecondMoment,
+    Margins,
+    RandomSigns,
+    Sandwich,
+    SecondMoment,
+)
 from whence.errors import SettingError
 from whence.gradients import DirectBlock, ExampleGradients, Projection, Projector, Recorder
-from whence.influence.fitting import training_images
+from whence.influence.fisher import projected_moment
 from whence.influence.scoring import Output, Scoring, asked, inverse_norm, one
 
-__all__ = ["TRAK", "Projected", "ProjectedFisher", "TrackStar", "projector_for", "second_moment"]
+__all__ = ["TRAK", "Projected", "ProjectedFisher", "TrackStar", "projector_for"]
 
 HEURISTIC = 0.1
 """Damping where none is given, as a share of the mean eigenvalue."""
@@ -93,12 +99,10 @@ class TRAK:
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data."""
         projector = projector_for(recorder, self.space)
-        moment = second_moment(
-            recorder, train, projector, Margins(), batch_size=batch_size, progress=progress
+        moment = projected_moment(
+            recorder, train, projector, draws=Margins(), batch_size=batch_size, progress=progress
         )
-        operator = Sandwich(
-            projector=projector, middle=moment.inverse(damped(self.damping, moment))
-        )
+        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
         return Scoring(recorder=recorder, factors=one, operator=operator, ensemble="pooled")
 
 
@@ -145,12 +149,10 @@ class ProjectedFisher:
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data."""
         projector = projector_for(recorder, self.space)
-        moment = second_moment(
-            recorder, train, projector, self.draws, batch_size=batch_size, progress=progress
+        moment = projected_moment(
+            recorder, train, projector, draws=self.draws, batch_size=batch_size, progress=progress
         )
-        operator = Sandwich(
-            projector=projector, middle=moment.inverse(damped(self.damping, moment))
-        )
+        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
         return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
@@ -201,18 +203,14 @@ class TrackStar:
         """Return the scoring; makes one pass over the training data, and one over the others."""
         projector = projector_for(recorder, self.space)
         parts = [
-            second_moment(
-                recorder, data, projector, TrueLabels(), batch_size=batch_size, progress=progress
-            )
+            projected_moment(recorder, data, projector, batch_size=batch_size, progress=progress)
             for data in ([train] if self.reference is None else [train, self.reference])
         ]
         mixed = parts[0].matrix
         if self.reference is not None:
             mixed = self.mix * mixed + (1 - self.mix) * parts[1].matrix
         moment = SecondMoment(matrix=mixed, sizes=parts[0].sizes)
-        operator = Sandwich(
-            projector=projector, middle=moment.inverse(damped(self.damping, moment))
-        )
+        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
         return Scoring(
             recorder=recorder,
             factors=inverse_norm,
@@ -251,36 +249,7 @@ def share(sizes: list[int], total: int) -> int:
     return low
 
 
-def second_moment(
-    recorder: Recorder,
-    train: ImageData,
-    projector: Projector,
-    draws: Draws,
-    *,
-    batch_size: int,
-    progress: Progress,
-) -> SecondMoment:
-    """Return the second moment of projected gradients over some data, in one pass.
-
-    Raises:
-        DataError: If an image has no label that the model has, and the draws take it.
-    """
-    chosen = training_images(recorder, train, batch_size=batch_size, progress=progress)
-    if draws.labelled:
-        chosen.check_labels()
-    numbers = chosen.numbers(draws, None)
-    gram = Gram()
-    count = 0
-    for batch in chosen.batches("second moment"):
-        for gradients in chosen.draws(batch, draws, numbers):
-            gram.update(projector.project(gradients))
-        count += len(batch.indices)
-    found = gram.result()
-    return SecondMoment(matrix=found.matrix * (gram.count / count), sizes=found.sizes)
-
-
-def damped(damping: float | None, moment: SecondMoment) -> float:
-    """Return the damping that was asked for, or a tenth of the mean eigenvalue."""
-    if damping is not None:
-        return damping
-    return HEURISTIC * moment.mean_eigenvalue or 1.0
+def inverse_of(moment: SecondMoment, damping: float | None) -> InverseSecondMoment:
+    """Return the inverse of a damped second moment; of nothing, with a damping of 1."""
+    share = HEURISTIC * moment.mean_eigenvalue or 1.0
+    return moment.inverse(share if damping is None else damping)

@@ -11,6 +11,13 @@ from whence.curvature import TrueLabels
 from whence.errors import SettingError
 from whence.gradients import Recorder
 from whence.influence.curved import EKFAC, KFAC, RelatIF
+from whence.influence.exact import (
+    Arnoldi,
+    DataInf,
+    ExplicitInfluence,
+    InfluenceFunction,
+    LiSSA,
+)
 from whence.influence.features import RepresentationSimilarity, RepresenterPoints
 from whence.influence.projected import TRAK, ProjectedFisher, TrackStar
 from whence.influence.scoring import Output, Scorer, Scoring, asked, inverse_norm
@@ -170,6 +177,11 @@ SCORERS: tuple[Scorer, ...] = (
     TracIn(),
     GAS(),
     TRAK(),
+    InfluenceFunction(),
+    LiSSA(),
+    ExplicitInfluence(),
+    Arnoldi(),
+    DataInf(),
     KFAC(),
     EKFAC(),
     RelatIF(),

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from whence.core import ImageData, Images, Progress, Scalars, Target, silent
-from whence.curvature.sandwich import Sandwich
+from whence.curvature import Sandwich
 from whence.errors import SettingError
 from whence.gradients import Block, DirectBlock, ExampleGradients, Operator, Recorder
 from whence.network import Network
@@ -178,9 +178,10 @@ class Scoring:
         factors = self.factors(squared_norms, residuals)
         if self.operator is None:
             return {name: block.scaled(factors) for name, block in gradients.items()}
-        mapped = self.operator(
-            {n: b.materialise().reshape(len(b), *b.shape) for n, b in gradients.items()}
-        )
+        with torch.no_grad():
+            mapped = self.operator(
+                {n: b.materialise().reshape(len(b), *b.shape) for n, b in gradients.items()}
+            )
         return {
             name: DirectBlock(values=mapped[name].flatten(1), shape=block.shape).scaled(factors)
             for name, block in gradients.items()
