@@ -13,6 +13,7 @@ from whence.core import Batch, Margin
 from whence.curvature.diagonal import check_names
 from whence.curvature.passes import TrainingImages
 from whence.errors import NumericsError
+from whence.gradients.forward import quiet
 from whence.gradients.operator import Operator, Vectors
 
 __all__ = ["CurvatureKind", "CurvatureProduct"]
@@ -97,7 +98,8 @@ def gauss_newton(
     chances = found.softmax(dim=1)
 
     def times(vector: Parameters) -> Parameters:
-        pushed: Tensor = jvp(logits, (chosen,), (vector,))[1]
+        with quiet():
+            pushed: Tensor = jvp(logits, (chosen,), (vector,))[1]
         weighed = chances * pushed
         return pull(weighed - chances * weighed.sum(dim=1, keepdim=True))[0]  # type: ignore[no-any-return]
 
@@ -114,6 +116,7 @@ def hessian(
         return functional.softplus(-target(logits(some))).sum()
 
     def times(vector: Parameters) -> Parameters:
-        return jvp(grad(loss), (chosen,), (vector,))[1]  # type: ignore[no-any-return]
+        with quiet():
+            return jvp(grad(loss), (chosen,), (vector,))[1]  # type: ignore[no-any-return]
 
     return times
