@@ -22,6 +22,7 @@ from whence.errors import DataError, NumericsError, SettingError
 from whence.gradients import Recorder
 from whence.influence.batches import check_labels, images_per_batch
 from whence.influence.checkpoints import Checkpoint
+from whence.influence.execution import Execution, Route, Way, plan
 from whence.influence.members import Member, combined, fitted
 from whence.influence.query import QueryVectors, joined, query_vectors, residuals_of
 from whence.influence.scorers import GradCos
@@ -60,13 +61,15 @@ class Influence:
         predictions: Predicted classes of the training images, ``(n,)``.
         confidences: Probabilities of the predicted classes, ``(n,)``.
         residuals: ``1 - p`` of the labels, ``(n,)``.
-        squared_norms: Squared Euclidean norms of the margins' gradients, ``(n,)``.
+        squared_norms: Squared Euclidean norms of the margins' gradients, ``(n,)``; NaN if they
+            were neither asked for nor met on the way.
         weights: The weights ``w`` of training images for each member, ``(n, m)``.
         parameters: Names of the parameters compared.
         coverage: Their share of all of the model's parameters.
         members: The networks of the score, each with its scoring and its queries.
         scorer: How gradients became scores.
         passes: Passes over the training data, beside those that the scorer's fitting made.
+        routes: For each member how the products were made, and what other ways would cost.
     """
 
     scores: Tensor
@@ -82,6 +85,12 @@ class Influence:
     members: tuple[Member, ...]
     scorer: Scorer
     passes: int
+    routes: tuple[Route, ...]
+
+    @property
+    def route(self) -> Route:
+        """How the last member's products were made."""
+        return self.routes[-1]
 
     @property
     def recorder(self) -> Records:
@@ -103,13 +112,26 @@ class Influence:
         """Squared norm of each training image's loss gradient, ``(n,)``.
 
         High for images that the model fits only with effort: mislabelled and odd ones.
+
+        Raises:
+            SettingError: If norms were left out.
         """
-        return self.residuals.square() * self.squared_norms
+        return self.residuals.square() * self.known_norms()
 
     @property
     def zero_gradients(self) -> int:
         """How many training images have no gradient at all."""
-        return int((self.squared_norms == 0).sum())
+        return int((self.known_norms() == 0).sum())
+
+    def known_norms(self) -> Tensor:
+        """Return the squared norms, if there are any."""
+        if self.squared_norms.isnan().any():
+            msg = (
+                "These scores were computed without norms of gradients (norms=False, in forward "
+                "mode). Ask influence() for them with norms=True, or call self_influence()."
+            )
+            raise SettingError(msg)
+        return self.squared_norms
 
     def combined(self, coefficients: Tensor) -> "Influence":
         """Return the scores for linear combinations of the queries, and for their maps.
@@ -172,6 +194,9 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
     parameters: str | Sequence[str] = "all",
     batch_size: int | None = None,
     memory: int = 2 * 2**30,
+    norms: bool = True,
+    way: Way | None = None,
+    tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Influence:
     """Return the exact scores of all training images for some queries.
@@ -192,6 +217,13 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
         parameters: Over which parameters; see :func:`choose_parameters`.
         batch_size: Training images at a time; chosen by memory if not given.
         memory: Bytes for the query vectors, and as many again for the batch.
+        norms: Whether norms of training gradients are wanted where the score needs none, for
+            ``self_influence`` and ``zero_gradients``. Without them one query may go in forward
+            mode.
+        way: How products are made; the cheapest way by default, see :func:`plan`. The result's
+            ``route`` says which it was.
+        tolerance: Shorten queries to a low rank where that is cheaper, with at most this
+            relative error; None keeps them exact.
         progress: Told how many training images are done.
 
     Raises:
@@ -219,6 +251,7 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
     size = batch_size or min(images_at_once(m.recorder, memory) for m in made)
     at_once = queries_at_once(network, names, memory // len(made))
     columns, members, facts = [], [], None
+    work: tuple[Execution, ...] = ()
     starts = range(0, len(images), at_once)
     for number, start in enumerate(starts):
         rows = torch.arange(start, min(start + at_once, len(images)))
@@ -228,7 +261,17 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
             for m in made
         )
         pass_name = "influence" if len(starts) == 1 else f"influence {number + 1}/{len(starts)}"
-        facts = one_pass(train, some, size, progress, pass_name)
+        work = tuple(
+            plan(
+                m.recorder,
+                m.queries.blocks,
+                norms=norms or m.scoring.normalised,
+                way=way,
+                tolerance=tolerance,
+            )
+            for m in some
+        )
+        facts = one_pass(train, some, work, size, progress, pass_name)
         columns.append(facts.scores)
         members.append(some)
     facts = cast("Facts", facts)
@@ -250,6 +293,7 @@ def influence(  # noqa: PLR0913 - keywords, each with a default
         ),
         scorer=scorer,
         passes=len(starts),
+        routes=tuple(execution.route for execution in work),
     )
 
 
@@ -277,6 +321,7 @@ class Facts:
 def one_pass(
     train: ImageData,
     members: Sequence[Member],
+    work: Sequence[Execution],
     size: int,
     progress: Progress,
     stage: str,
@@ -290,7 +335,7 @@ def one_pass(
     for batch in train.batches(size):
         labels = batch.labels.to(device)
         check_labels(train, batch.indices, labels, network)
-        rows.append(facts_of(members, batch, batch.images.to(device), Margin(labels)))
+        rows.append(facts_of(members, work, batch, batch.images.to(device), Margin(labels)))
         done += len(batch.indices)
         progress(stage, done, len(train))
     if not rows:
@@ -302,18 +347,24 @@ def one_pass(
     )
 
 
-def facts_of(members: Sequence[Member], batch: Batch, images: Images, target: Margin) -> Facts:
+def facts_of(
+    members: Sequence[Member],
+    work: Sequence[Execution],
+    batch: Batch,
+    images: Images,
+    target: Margin,
+) -> Facts:
     """Return the scores and facts of one batch, on the CPU."""
-    seen = [member_facts(member, images, target) for member in members]
+    seen = [
+        member_facts(member, execution, images, target)
+        for member, execution in zip(members, work, strict=True)
+    ]
     last = seen[-1]
     weights = torch.stack([one.weights for one in seen])
-    scores = combined(
-        members[0].scoring.ensemble,
-        torch.stack([one.products for one in seen]),
-        weights,
-        torch.tensor([m.factor for m in members]).to(weights),
-    )
-    finite = scores.isfinite().all(dim=1) & last.squared_norms.isfinite()
+    scores = combined(members, torch.stack([one.products for one in seen]), weights)
+    finite = scores.isfinite().all(dim=1)
+    if last.squared_norms is not None:
+        finite &= last.squared_norms.isfinite()
     if not finite.all():
         bad = batch.indices[~finite.cpu()].tolist()
         msg = f"The gradients of training images {bad[:5]} are NaN or infinite."
@@ -326,7 +377,9 @@ def facts_of(members: Sequence[Member], batch: Batch, images: Images, target: Ma
         predictions=predictions.cpu(),
         confidences=confidences.cpu(),
         residuals=last.residuals.cpu(),
-        squared_norms=last.squared_norms.cpu(),
+        squared_norms=torch.full_like(last.residuals, torch.nan).cpu()
+        if last.squared_norms is None
+        else last.squared_norms.cpu(),
         weights=weights.T.cpu(),
     )
 
@@ -340,22 +393,23 @@ class Seen:
     products: Tensor
     weights: Tensor
     residuals: Tensor
-    squared_norms: Tensor
+    squared_norms: Tensor | None
 
 
-def member_facts(member: Member, images: Images, target: Margin) -> Seen:
+def member_facts(member: Member, execution: Execution, images: Images, target: Margin) -> Seen:
     """Return the inner products, weights and facts of a batch for one member."""
     scoring = member.scoring
-    recorded = scoring.recorder.record(images, target)
-    residuals = residuals_of(recorded.logits, target)
-    squared = recorded.squared_norm()
-    curved = scoring.normalised and scoring.metric is not None
+    done = execution(images, target)
+    residuals = residuals_of(done.logits, target)
+    norms = done.squared_norms
+    if scoring.normalised and scoring.metric is not None and done.recorded is not None:
+        norms = scoring.squared_norms(done.recorded)
     return Seen(
-        logits=recorded.logits,
-        products=recorded.dot(member.queries.blocks),
-        weights=scoring.weights(scoring.squared_norms(recorded) if curved else squared, residuals),
+        logits=done.logits,
+        products=done.products,
+        weights=scoring.weights(norms, residuals),
         residuals=residuals,
-        squared_norms=squared,
+        squared_norms=done.squared_norms,
     )
 
 
