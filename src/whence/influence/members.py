@@ -104,18 +104,20 @@ def fitted(
     return tuple(found)
 
 
-def combined(ensemble: str, products: Tensor, weights: Tensor, factors: Tensor) -> Tensor:
+def combined(members: Sequence[Fitted | Member], products: Tensor, weights: Tensor) -> Tensor:
     """Return scores from the inner products and weights of members.
 
     Args:
-        ensemble: How members add up; see :class:`Scoring`.
+        members: Whose they are.
         products: Inner products with the queries, ``(m, b, q)``.
         weights: Weights of the training images, ``(m, b)``.
-        factors: The members' factors, ``(m,)``.
 
     Returns:
         Scores, ``(b, q)``.
     """
-    if ensemble == "pooled":
+    factors = torch.tensor(
+        [m.factor for m in members], dtype=products.dtype, device=products.device
+    )
+    if members[0].scoring.ensemble == "pooled":
         weights = weights.mean(dim=0, keepdim=True).expand_as(weights)
     return torch.einsum("m,mb,mbq->bq", factors, weights, products)

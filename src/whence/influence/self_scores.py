@@ -93,10 +93,9 @@ def self_influence(
         images = batch.images.to(device)
         pairs = [with_itself(m.scoring, images, Margin(own)) for m in members]
         found = combined(
-            members[0].scoring.ensemble,
+            members,
             torch.stack([product for product, _ in pairs])[:, :, None],
             torch.stack([weight for _, weight in pairs]),
-            torch.tensor([m.factor for m in members]).to(pairs[0][0]),
         )[:, 0]
         if not found.isfinite().all():
             bad = batch.indices[~found.isfinite().cpu()].tolist()

@@ -67,10 +67,9 @@ class Additive:
         target = Margin(influence.labels)
         products, weights = parts_of(influence, images, target)
         maps = torch.stack([self.term(t, images, target) for t in influence.terms])
-        factors = torch.tensor([t.member.factor for t in influence.terms]).to(products)
-        ensemble = influence.terms[0].member.scoring.ensemble
-        explained = combined(ensemble, products[:, :, None], weights, factors)[:, 0]
-        flat = combined(ensemble, maps.flatten(2), weights, factors)
+        members = [term.member for term in influence.terms]
+        explained = combined(members, products[:, :, None], weights)[:, 0]
+        flat = combined(members, maps.flatten(2), weights)
         values = flat.reshape(len(images), 1, *images.shape[2:])
         return Account(
             values=values,

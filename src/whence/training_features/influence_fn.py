@@ -68,9 +68,7 @@ class InfluenceFn:
             weights = torch.stack([weight for _, weight in found])
         else:
             weights = self.weights.T.to(products)
-        factors = torch.tensor([t.member.factor for t in self.terms]).to(products)
-        ensemble = self.terms[0].member.scoring.ensemble
-        return combined(ensemble, products, weights, factors)[:, 0]
+        return combined([t.member for t in self.terms], products, weights)[:, 0]
 
     def at(self, rows: Tensor) -> "InfluenceFn":
         """Return the function of these rows of the batch."""
