@@ -311,7 +311,7 @@ def eigen(name: str, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues ``(g, c)``, none below 0, and eigenvectors ``(g, c, c)``."""
     check_finite(name, matrices)
     values, vectors = torch.linalg.eigh((matrices + matrices.transpose(1, 2)) / 2)
-    return values.clamp(min=0), vectors
+    return values.clamp(min=0), vectors.contiguous()
 
 
 def check_finite(name: str, values: Tensor) -> None:

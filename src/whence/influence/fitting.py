@@ -31,33 +31,9 @@ from whence.curvature.passes import seeded
 from whence.errors import MismatchError, RecordError
 from whence.gradients import Operator, Recorder
 from whence.influence.batches import training_images
-from whence.influence.fisher import (
-    datainf,
-    empirical_fisher,
-    projected_fisher,
-    projected_moment,
-)
-from whence.influence.solving import (
-    arnoldi,
-    check_damping,
-    conjugate_gradient_inverse,
-    explicit,
-    lissa,
-)
+from whence.influence.solving import check_damping
 
-__all__ = [
-    "arnoldi",
-    "conjugate_gradient_inverse",
-    "datainf",
-    "ekfac",
-    "empirical_fisher",
-    "explicit",
-    "kfac",
-    "kronecker",
-    "lissa",
-    "projected_fisher",
-    "projected_moment",
-]
+__all__ = ["ekfac", "kfac", "kronecker"]
 
 
 def kfac(
