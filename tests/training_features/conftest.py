@@ -120,7 +120,29 @@ def levit():
     )
 
 
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding="same", padding_mode="zeros"),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 2, stride=2, groups=2, dilation=2),
+        nn.BatchNorm2d(6, affine=True),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
+def relus():
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    )
+
+
 MODELS = {
+    "convolutions": (convolutions, 9),
+    "relus": (relus, 8),
     "smooth": (smooth, 8),
     "softmax regression": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 4)), 5),
     "two classes": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 2, bias=False)), 5),

@@ -1,16 +1,41 @@
+import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from whence.attribution import Gradient, InputXGradient, IntegratedGradients, SmoothGrad, attribute
-from whence.core import Margin, ScalarFn, TensorData
-from whence.errors import DataError, SettingError
+from whence.core import Margin, ModelScalar, ScalarFn
+from whence.errors import DataError, SettingError, UnsupportedOperation
 from whence.influence import GradCos, GradDot, Influence, Scoring, influence, one
-from whence.network import Network
-from whence.training_features import influence_fn, training_features
+from whence.training_features import (
+    MAPS,
+    Additive,
+    AntitheticDifferences,
+    InfluenceXGradient,
+    held_weights,
+    influence_fn,
+    normalisers,
+    reduced,
+    training_features,
+)
+from whence.training_features.additive import enlarged
+from whence.training_features.readings import check_reduction
 
 BOTH = pytest.mark.parametrize("scorer", [GradCos(), GradDot()], ids=lambda s: s.name)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """An inner product with a slope."""
+
+    slope: torch.Tensor
+
+    def __call__(self, images):
+        return (images * self.slope).sum(dim=(1, 2, 3))
+
+    def at(self, rows):
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,34 +75,6 @@ def test_scores_and_maps_equal_a_double_backward_pass_for_each_image(setting, sc
         assert_equal(found.attribution.values[row], pixels, rtol=1e-9)
 
 
-@BOTH
-def test_a_map_is_the_central_difference_of_the_score_pixel_by_pixel(setting, scorer):
-    case = setting()
-    found = maps(case, scorer=scorer, indices=[3]).attribution.values[0]
-    f = influence_fn(case.influence(scorer), 0, case.train.labels[[3]].repeat(192))
-    steps = 1e-6 * torch.eye(192, dtype=torch.float64).view(192, 3, 8, 8)
-    image = case.train.images[3:]
-    with torch.no_grad():
-        slopes = (f(image + steps) - f(image - steps)) / 2e-6
-    assert_equal(slopes.view(3, 8, 8), found, rtol=1e-6)
-
-
-def test_a_map_is_the_difference_of_input_gradients_along_the_query(setting):
-    case = setting()
-    scores = case.influence(Product())
-    found = maps(scores, train=case.train).attribution.values
-    function = case.network.function()
-    along = {n: v[0] for n, v in scores.queries.dense().items()}
-
-    def pixels(step):
-        images = case.train.images.clone().requires_grad_()
-        moved = {n: p.detach() + step * along[n] for n, p in case.network.parameters.items()}
-        margins = Margin(case.train.labels)(function(moved, images)[0])
-        return torch.autograd.grad(margins.sum(), images)[0]
-
-    assert_equal((pixels(1e-5) - pixels(-1e-5)) / 2e-5, found, rtol=1e-7)
-
-
 def test_softmax_regression_has_the_maps_of_its_closed_form(setting):
     case = setting("softmax regression")
     weight = case.model[1].weight.detach()
@@ -107,54 +104,7 @@ def test_softmax_regression_has_the_maps_of_its_closed_form(setting):
         assert_equal(cosines[i].flatten(), cosine, rtol=1e-9)
 
 
-def test_a_linear_model_shows_what_of_the_query_is_not_in_the_training_image(setting):
-    case = setting("two classes")
-    found = maps(case).attribution
-    query = case.images[0].flatten()
-    for i in range(4):
-        image = case.train.images[i].flatten()
-        sign = 1 if case.train.labels[i] == case.classes[0] else -1
-        cosine = torch.cosine_similarity(image, query, dim=0)
-        expected = sign * (query / query.norm() - cosine * image / image.norm()) / image.norm()
-        assert_equal(found.explained[i], sign * cosine)
-        assert_equal(found.values[i].flatten(), expected)
-
-
 # ---------------------------------------------------------------------- two routes agree
-
-
-@pytest.mark.parametrize("name", ["smooth", "resnet", "vit", "convnext", "swin", "levit"])
-def test_the_forward_mode_route_equals_the_double_backward_route(setting, name):
-    case = setting(name)
-    labels = case.train.labels[:2]
-    f = influence_fn(case.influence(GradDot()), 0, labels)
-    found = []
-    for terms in (f.terms, (replace(f.terms[0], along=None),)):
-        images = case.train.images[:2].clone().requires_grad_()
-        values = replace(f, terms=terms)(images)
-        found.append((values.detach(), torch.autograd.grad(values.sum(), images)[0]))
-    (value, pixels), (expected_value, expected_pixels) = found
-    assert_equal(value, expected_value, rtol=1e-9)
-    assert_equal(pixels, expected_pixels, rtol=1e-9)
-
-
-def test_cosines_split_into_a_shared_vector_and_a_fixed_one(setting):
-    """The map is that of an inner product with a fixed vector orthogonal to the gradient."""
-    case = setting()
-    scores = case.influence(GradCos())
-    found = maps(scores, train=case.train, indices=[1]).attribution.values[0]
-    recorded = scores.recorder.record(case.train.images[1:2], Margin(case.train.labels[1:2]))
-    own = recorded.materialise()
-    norm, score = recorded.norm()[0], scores.scores[1, 0]
-    along = {
-        name: (v[:1] - score * own[name] / norm) / norm
-        for name, v in scores.queries.dense().items()
-    }
-    assert abs(sum(float((along[n] * own[n]).sum()) for n in own)) < 1e-12
-    images = case.train.images[1:2].clone().requires_grad_()
-    kept = scores.recorder.record(images, Margin(case.train.labels[1:2]), create_graph=True)
-    (expected,) = torch.autograd.grad(kept.dot(along).sum(), images)
-    assert_equal(found, expected[0])
 
 
 def test_the_loss_gives_the_same_cosine_maps_as_the_margin(setting):
@@ -201,15 +151,6 @@ def test_a_step_of_training_lowers_the_querys_loss_by_the_score(setting):
     assert errors[1] < 0.2 * errors[0]
 
 
-def test_the_cosine_map_of_an_image_against_itself_is_zero(setting):
-    case = setting()
-    target = Margin(case.train.labels[:1])
-    scores = influence(case.network, case.train, case.train.images[:1], target)
-    found = maps(scores, train=case.train, indices=[0, 1]).attribution
-    assert abs(found.explained[0] - 1) < 1e-12
-    assert found.values[0].abs().max() < 1e-9 * found.values[1].abs().max()
-
-
 def test_the_product_map_of_an_image_against_itself_is_half_the_gradient_of_its_norm(setting):
     case = setting()
     target = Margin(case.train.labels[:1])
@@ -219,27 +160,6 @@ def test_the_product_map_of_an_image_against_itself_is_half_the_gradient_of_its_
     norms = scores.recorder.record(images, target, create_graph=True).squared_norm()
     (expected,) = torch.autograd.grad(norms.sum() / 2, images)
     assert_equal(found, expected)
-
-
-def test_without_biases_products_add_up_to_the_score_and_cosines_to_zero(setting):
-    case = setting("without biases")
-    product = maps(case, scorer=Product(), method=InputXGradient()).attribution
-    assert_equal(product.total, product.explained)
-    assert (product.explained.abs() > 1e-3).all()
-    cosine = maps(case, method=InputXGradient()).attribution
-    assert cosine.total.abs().max() < 1e-12
-    assert cosine.values.abs().sum(dim=(1, 2, 3)).min() > 1e-3
-
-
-def test_maps_are_linear_in_the_query(setting):
-    case = setting()
-    scores = case.influence(GradDot())
-    coefficients = torch.tensor([2.0, -0.5], dtype=torch.float64)
-    mixed = scores.combined(coefficients)
-    found = maps(mixed, train=case.train).attribution
-    parts = [maps(scores, q, train=case.train).attribution for q in range(2)]
-    assert_equal(found.values, 2 * parts[0].values - 0.5 * parts[1].values)
-    assert_equal(found.explained, 2 * parts[0].explained - 0.5 * parts[1].explained)
 
 
 @BOTH
@@ -274,58 +194,180 @@ def test_cosine_maps_do_not_see_the_length_of_the_querys_gradient(setting):
 # ----------------------------------------------------------------------------- methods
 
 
-def test_input_x_gradient_is_the_default_and_multiplies(setting):
+def test_input_x_gradient_multiplies(setting):
     case = setting()
     plain = maps(case).attribution.values
-    found = training_features(case.influence(), 0, case.train, [0, 1, 2, 3])
-    assert isinstance(found.attribution.method, InputXGradient)
+    found = training_features(case.influence(), 0, case.train, [0, 1, 2, 3], InputXGradient())
     assert_equal(found.attribution.values, plain * case.train.images)
     assert_equal(found.maps, (plain * case.train.images).sum(dim=1))
 
 
-@BOTH
-def test_smoothing_without_noise_is_the_plain_map_and_repeats_bit_for_bit(setting, scorer):
+@pytest.mark.parametrize("each", MAPS, ids=lambda m: m.name)
+def test_every_named_map_is_the_method_with_its_settings(setting, each):
+    case = setting("without biases")
+    scores = case.influence()
+    found = training_features(scores, 1, case.train, [2, 0], each.name)
+    weights = held_weights(scores, torch.tensor([2, 0])) if each.hold_weights else None
+    f = influence_fn(scores, 1, case.train.labels[[2, 0]], weights)
+    values = each.method(f, case.train.images[[2, 0]])
+    assert torch.equal(found.attribution.values, values)
+    assert torch.equal(found.maps, reduced(values, each.reduction))
+    assert found.maps.abs().max() > 0
+
+
+def test_the_papers_map_is_the_absolute_maximum_of_the_slope_of_the_whole_cosine(setting):
     case = setting()
-    plain = maps(case, scorer=scorer).attribution.values
-    still = maps(case, scorer=scorer, method=SmoothGrad(samples=3, sigma=0)).attribution.values
-    assert_equal(still, plain)
-    noisy = SmoothGrad(samples=4, sigma=0.1, seed=7)
-    first, again = (maps(case, scorer=scorer, method=noisy).attribution.values for _ in range(2))
+    found = training_features(case.influence(), 0, case.train, [1], "tfa").maps
+    _, pixels = case.brute_force(1, 0, GradCos())
+    assert_equal(found[0], pixels.abs().amax(dim=0), rtol=1e-9)
+
+
+def test_a_map_is_read_in_four_ways():
+    values = torch.tensor([[[[1.0, -4.0]], [[-3.0, 1.0]]]])
+    expected = {
+        "absolute-maximum": [3.0, 4.0],
+        "absolute-sum": [4.0, 5.0],
+        "signed": [-2.0, -3.0],
+        "positive": [0.0, 0.0],
+    }
+    for by, numbers in expected.items():
+        assert reduced(values, by).flatten().tolist() == numbers
+
+
+def test_settings_of_a_named_map_can_be_changed(setting):
+    case = setting()
+    scores = case.influence()
+    found = training_features(
+        scores, 0, case.train, [1], "tfa", hold_weights=True, reduction="signed"
+    )
+    expected = maps(scores, train=case.train, indices=[1], hold_weights=True).attribution.values
+    assert_equal(found.maps, expected.sum(dim=1))
+
+
+def test_unknown_maps_and_reductions_are_named(setting):
+    case = setting()
+    scores = case.influence()
+    with pytest.raises(SettingError, match=r"'saliency'.*Choose one of: tfa, tfa-smoothed"):
+        training_features(scores, 0, case.train, [0], "saliency")
+    with pytest.raises(SettingError, match=r"'max'.*absolute-maximum"):
+        check_reduction("max")
+
+
+def test_kept_normalisers_hold_for_maps_at_the_image_alone(setting):
+    case = setting()
+    scores = case.influence()
+    kept = normalisers(scores, case.train, [0, 1])
+    with pytest.raises(SettingError, match="IntegratedGradients looks at others"):
+        maps(scores, train=case.train, indices=[0], method=IntegratedGradients(), kept=kept)
+    with pytest.raises(DataError, match=r"\[3\] are not among them"):
+        maps(scores, train=case.train, indices=[0, 3], kept=kept)
+
+
+def test_the_difference_of_two_queries_has_the_difference_of_their_maps(setting):
+    case = setting("convolutions")
+    scores = case.influence()
+    rather = scores.combined(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    found = training_features(rather, 0, case.train, [0, 2], "additive").maps
+    one, other = (training_features(scores, q, case.train, [0, 2], "additive").maps for q in (0, 1))
+    assert_equal(found, one - other)
+
+
+# ------------------------------------------------------------------------ antithetic pairs
+
+
+def test_antithetic_differences_estimate_the_gradient_of_a_linear_function():
+    """Of which the mean over noise is the gradient itself."""
+    slope = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    f = Linear(slope)
+    images = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    few, many = (
+        AntitheticDifferences(pairs=pairs, sigma=0.2)(f, images) for pairs in (200, 20_000)
+    )
+    errors = [float((found - slope).square().mean().sqrt()) for found in (few, many)]
+    assert errors[1] < 0.06
+    assert 5 < errors[0] / errors[1] < 20
+
+
+def test_coarse_noise_estimates_the_mean_of_the_gradient_over_its_squares():
+    slope = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    found = AntitheticDifferences(pairs=20_000, cell=2)(Linear(slope), images)
+    expected = torch.nn.functional.avg_pool2d(slope, 2).repeat_interleave(2, 2)
+    assert torch.allclose(found, expected.repeat_interleave(2, 3), atol=0.05)
+
+
+def test_antithetic_differences_see_the_jumps_that_gradients_miss():
+    """Of a step at zero, the mean over noise rises as the normal density, the gradient is zero."""
+
+    class Step:
+        def __call__(self, images):
+            return 3.0 * (images[:, 0, 0, 0] > 0).to(images)
+
+        def at(self, rows):
+            return self
+
+    image = torch.tensor([[[[0.1, 1.0], [0.0, 0.5]]]], dtype=torch.float64)
+    found = AntitheticDifferences(pairs=40_000, sigma=0.2, batch_size=4000)(Step(), image)
+    density = math.exp(-0.5 * (0.1 / 0.2) ** 2) / (0.2 * math.sqrt(2 * math.pi))
+    assert float(found[0, 0, 0, 0]) == pytest.approx(3.0 * density, abs=0.1)
+    assert found.flatten()[1:].abs().max() < 0.1
+
+
+def test_antithetic_differences_repeat_and_do_not_depend_on_the_batch(setting):
+    case = setting()
+    f = influence_fn(case.influence(Product()), 0, case.train.labels)
+    method = AntitheticDifferences(pairs=6, sigma=0.1)
+    first, again = (method(f, case.train.images) for _ in range(2))
     assert torch.equal(first, again)
-    cut = maps(case, scorer=scorer, method=replace(noisy, batch_size=3), batch_size=2)
-    assert_equal(cut.attribution.values, first)
-    assert not torch.allclose(first, plain, rtol=1e-3)
+    cut = replace(method, batch_size=1)(f, case.train.images)
+    assert_equal(cut, first)
+    assert_equal(method(f.at(torch.tensor([2])), case.train.images[2:3]), first[2:3])
 
 
-def test_the_error_of_smoothing_falls_with_the_root_of_the_samples(setting):
+@pytest.mark.parametrize(
+    "wrong", [{"pairs": 0}, {"cell": 0}, {"sigma": 0.0}, {"batch_size": 0}], ids=str
+)
+def test_antithetic_differences_refuse_what_is_no_noise(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        AntitheticDifferences(**wrong)
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+def test_maps_of_an_influence_refuse_anything_else(setting):
     case = setting()
-    scores = case.influence(GradDot())
-
-    def spread(samples):
-        runs = [
-            maps(
-                scores,
-                train=case.train,
-                indices=[0],
-                method=SmoothGrad(samples=samples, sigma=0.1, seed=seed),
-            ).attribution.values
-            for seed in range(6)
-        ]
-        return float(torch.cat(runs).std(dim=0).square().mean().sqrt())
-
-    assert 2.5 < spread(4) / spread(64) < 6.5
+    plain = ModelScalar(case.network, Margin(0))
+    for method in (Additive(), InfluenceXGradient()):
+        with pytest.raises(SettingError, match="This map is of an influence"):
+            method(plain, case.train.images)
 
 
-@BOTH
-def test_integrated_gradients_of_an_influence_are_complete_on_a_smooth_network(setting, scorer):
+def test_x_gradient_names_what_keeps_a_network_from_being_an_x_dnn(setting):
     case = setting()
-    method = IntegratedGradients(steps=48, rule="gauss-legendre")
-    found = maps(case, scorer=scorer, method=method).attribution
-    f = influence_fn(case.influence(scorer), 0, case.train.labels)
-    with torch.no_grad():
-        change = f(case.train.images) - f(torch.zeros_like(case.train.images))
-    assert_equal(found.total, change, rtol=1e-5)
-    assert found.gap.max() < 1e-4
+    with pytest.raises(UnsupportedOperation, match="adds a bias"):
+        training_features(case.influence(), 0, case.train, [0], "x-gradient")
+
+
+def test_the_share_of_one_layer_can_be_asked_for(setting):
+    case = setting("convolutions")
+    f = influence_fn(case.influence(Product()), 0, case.train.labels)
+    whole = Additive()(f, case.train.images)
+    with pytest.raises(SettingError, match=r"no layer 'nose'; the layers are (.*)\.") as caught:
+        Additive(layers=("nose",))(f, case.train.images)
+    names = str(caught.value).partition("layers are ")[2].rstrip(".").split(", ")
+    parts = [Additive(layers=(name,))(f, case.train.images) for name in names]
+    assert len(parts) > 3
+    assert_equal(torch.stack(parts).sum(dim=0), whole)
+
+
+def test_enlarging_keeps_every_sum():
+    values = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    for size in ((3, 5), (7, 11), (12, 20)):
+        found = enlarged(values, size)
+        assert found.shape == (2, *size)
+        assert_equal(found.sum(dim=(1, 2)), values.sum(dim=(1, 2)))
+    assert torch.equal(enlarged(values, (3, 5)), values)
 
 
 def test_the_influence_is_a_scalar_function_for_any_method(setting):
@@ -372,48 +414,6 @@ def test_weights_are_held_for_the_right_images(setting, batch_size):
 
 
 # ------------------------------------------------------------------------------- edges
-
-
-@pytest.mark.parametrize("gap", [20.0, 40.0])
-def test_a_saturated_training_image_keeps_its_map_in_single_precision(gap):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 5, 5, generator=generator, dtype=torch.float64)
-    weights = [torch.randn(s, generator=generator).double() / 5 for s in ((6, 75), (4, 6))]
-    found = []
-    for dtype in (torch.float64, torch.float32):
-        model = torch.nn.Sequential(
-            torch.nn.Flatten(), torch.nn.Linear(75, 6), torch.nn.GELU(), torch.nn.Linear(6, 4)
-        ).to(dtype)
-        with torch.no_grad():
-            model[1].weight.copy_(weights[0])
-            model[3].weight.copy_(weights[1])
-            model[1].bias.zero_()
-            model[3].bias.copy_(torch.tensor([gap, 0.0, 0.0, 0.0]))
-        network = Network.read(model.eval(), images.to(dtype))
-        train = TensorData(images=images[:1].to(dtype), labels=torch.tensor([0]))
-        query = Margin(torch.tensor([1]))
-        for scorer in (GradCos(), GradDot()):
-            scores = influence(network, train, images[1:].to(dtype), query, scorer=scorer)
-            found.append(training_features(scores, 0, train, [0], Gradient()).attribution.values)
-    for double, single in zip(found[:2], found[2:], strict=True):
-        assert single.isfinite().all()
-        sides = [v.double().flatten() / v.abs().max() for v in (double, single)]
-        assert 1 - torch.cosine_similarity(*sides, dim=0) < 1e-5
-        assert_equal(single.double(), double, rtol=1e-3)
-
-
-@BOTH
-def test_a_training_image_without_a_gradient_has_an_empty_map(setting, scorer):
-    case = setting("without biases")
-    images = case.train.images.clone()
-    images[1] = 0
-    train = TensorData(images=images, labels=case.train.labels)
-    scores = influence(case.network, train, case.images, Margin(case.classes), scorer=scorer)
-    found = maps(scores, train=train, indices=[0, 1]).attribution
-    assert scores.zero_gradients == 1
-    assert found.explained[1] == 0
-    assert found.values[1].abs().max() <= (0 if isinstance(scorer, GradCos) else 1)
-    assert found.values[0].abs().max() > 0
 
 
 def test_a_query_without_a_gradient_has_empty_maps(setting):

@@ -1,19 +1,30 @@
 """Training-feature maps: any Method, applied to the influence of training images on a query."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from whence.attribution import Attribution, InputXGradient, attribute
-from whence.core import Batch, ImageData, Method
-from whence.errors import DataError
+from whence.attribution import Attribution, Gradient, InputXGradient, attribute
+from whence.core import Batch, ImageData, Method, ScalarFn
+from whence.errors import DataError, SettingError
 from whence.influence import Influence
 from whence.training_features.influence_fn import held_weights, influence_fn
+from whence.training_features.normalisers import Normalisers, split_influence
+from whence.training_features.readings import (
+    Reduction,
+    TrainingMap,
+    check_reduction,
+    map_named,
+    reduced,
+)
 
-__all__ = ["TrainingFeatures", "training_features"]
+__all__ = ["DEFAULT_MAP", "TrainingFeatures", "training_features"]
+
+DEFAULT_MAP = map_named("additive")
+"""The map that is made if none is asked for."""
 
 
 @final
@@ -26,17 +37,19 @@ class TrainingFeatures:
         images: The training images as the model takes them, ``(b, c, h, w)``.
         labels: Their labels, ``(b,)``.
         attribution: The maps, with the influence that they explain.
+        reduction: How the channels of a pixel become one number.
     """
 
     indices: Tensor
     images: Tensor
     labels: Tensor
     attribution: Attribution
+    reduction: Reduction = "signed"
 
     @property
     def maps(self) -> Tensor:
-        """Signed maps ``(b, h, w)``: channels summed, never rescaled."""
-        return self.attribution.values.sum(dim=1)
+        """Maps ``(b, h, w)`` as the reduction reads them, never rescaled."""
+        return reduced(self.attribution.values, self.reduction)
 
 
 @torch.inference_mode(mode=False)
@@ -45,31 +58,42 @@ def training_features(
     query: int,
     train: ImageData,
     indices: Sequence[int],
-    method: Method | None = None,
+    method: Method | TrainingMap | str | None = None,
     *,
-    hold_weights: bool = False,
+    hold_weights: bool | None = None,
+    reduction: Reduction | None = None,
+    kept: Normalisers | None = None,
     batch_size: int = 16,
 ) -> TrainingFeatures:
     """Return the training-feature maps of some training images for one query.
 
     All images of a batch share the query, so that a gradient method costs one batched
-    second-order pass: about two training steps per image for unnormalised scores, about four for
-    normalised ones.
+    second-order pass: about two training steps per image where the weights of the score are held
+    or need no norms, about four otherwise.
+
+    For what speaks for one prediction *rather than* another, or beyond what all predictions have
+    in common, take the difference of queries first: ``influence.combined(coefficients)``.
 
     Args:
         influence: Scores that were computed, with their queries.
         query: Which of the queries.
         train: The training data.
         indices: Places of the training images wanted.
-        method: How pixels are found; :class:`InputXGradient` by default. ``Gradient()`` gives the
-            plain map of the paper, ``SmoothGrad()`` the smoothed one.
+        method: How pixels are found: a method, or the name of one of :data:`MAPS`, ``"tfa"`` for
+            the plain map of the paper; :data:`DEFAULT_MAP` by default.
         hold_weights: Take the training images' weights in the score (one over the gradient's
             norm, for a cosine) as constants: half the cost, and a map of the inner product alone.
+            By default as the named map says; for a method, False.
+        reduction: How maps are read; by default as the named map says; for a method, ``"signed"``,
+            and for :class:`Gradient`, ``"absolute-maximum"``.
+        kept: The parts of a normalised score's maps that know no query, from
+            :func:`whence.training_features.normalisers`: maps with differentiated weights then
+            cost as much as with held ones. For ``Gradient`` and ``InputXGradient``.
         batch_size: Training images at a time.
 
     Raises:
         DataError: If one of the images does not exist or cannot be used.
-        SettingError: If there is no such query.
+        SettingError: If there is no such query, map or reduction.
 
     References:
         Bacha and George (2025), "Training Feature Attribution for Vision Models".
@@ -81,14 +105,13 @@ def training_features(
             f"from 0 to {len(train) - 1}."
         )
         raise DataError(msg)
-    chosen = method or InputXGradient()
+    chosen = chosen_map(method, hold_weights, reduction)
     device = influence.recorder.network.example.device
     batches: list[Batch] = []
     parts: list[Attribution] = []
     for batch in train.batches(batch_size, list(indices)):
-        weights = held_weights(influence, batch.indices).to(device) if hold_weights else None
-        f = influence_fn(influence, query, batch.labels.to(device), weights)
-        parts.append(attribute(chosen, f, batch.images.to(device)))
+        f = explained(influence, query, batch, chosen, kept)
+        parts.append(attribute(chosen.method, f, batch.images.to(device)))
         batches.append(batch)
     found = torch.cat([b.indices for b in batches]) if batches else torch.zeros(0).long()
     if found.tolist() != list(indices):
@@ -100,7 +123,61 @@ def training_features(
         images=torch.cat([b.images for b in batches]),
         labels=torch.cat([b.labels for b in batches]),
         attribution=joined(parts),
+        reduction=chosen.reduction,
     )
+
+
+def chosen_map(
+    method: Method | TrainingMap | str | None,
+    hold_weights: bool | None,  # noqa: FBT001 - three answers, the last one "as the map says"
+    reduction: Reduction | None,
+) -> TrainingMap:
+    """Return the map that was asked for, with every setting."""
+    if isinstance(method, str) or method is None:
+        found = DEFAULT_MAP if method is None else map_named(method)
+    elif isinstance(method, TrainingMap):
+        found = method
+    else:
+        plain = isinstance(method, Gradient)
+        found = TrainingMap(
+            name=type(method).__name__,
+            method=method,
+            hold_weights=False,
+            reduction="absolute-maximum" if plain else "signed",
+            says="a method of the caller's",
+        )
+    if reduction is not None:
+        check_reduction(reduction)
+    return replace(
+        found,
+        hold_weights=found.hold_weights if hold_weights is None else hold_weights,
+        reduction=reduction or found.reduction,
+    )
+
+
+def explained(
+    influence: Influence,
+    query: int,
+    batch: Batch,
+    chosen: TrainingMap,
+    kept: Normalisers | None,
+) -> ScalarFn:
+    """Return the influence on a query as a function of some training images."""
+    device = influence.recorder.network.example.device
+    labels = batch.labels.to(device)
+    if chosen.hold_weights:
+        weights = held_weights(influence, batch.indices).to(device)
+        return influence_fn(influence, query, labels, weights)
+    if kept is None:
+        return influence_fn(influence, query, labels)
+    if not isinstance(chosen.method, (Gradient, InputXGradient)):
+        msg = (
+            f"Kept normalisers hold at the training images alone, and "
+            f"{type(chosen.method).__name__} looks at others. Take Gradient or InputXGradient, "
+            f"or leave kept out."
+        )
+        raise SettingError(msg)
+    return split_influence(influence, query, batch.indices, labels, kept)
 
 
 def joined(parts: Sequence[Attribution]) -> Attribution:
