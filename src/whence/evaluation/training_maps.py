@@ -202,15 +202,21 @@ class RegionFidelity:
 
     def __call__(self, f: ScalarFn, images: Images, values: Tensor) -> Scalars:
         """Return one correlation per image."""
-        ranked = pixel_map(values).view(len(images), *images.shape[2:])
+        return self.compared(values, self.falls(f, images))
+
+    def falls(self, f: ScalarFn, images: Images) -> Float[Tensor, "r b"]:
+        """Return by how much the influence falls as each region is hidden, for several maps."""
         hidden = self.hidden(images)
-        fill = self.fill(images)
-        said = torch.einsum("bhw,rhw->rb", ranked, hidden.to(ranked))
-        changed = torch.where(hidden[:, None, None], fill, images).flatten(0, 1)
+        changed = torch.where(hidden[:, None, None], self.fill(images), images).flatten(0, 1)
         rows = torch.arange(len(images), device=images.device)
         found = evaluated(f, changed, rows.repeat(self.regions), self.batch_size)
         whole = evaluated(f, images, rows, self.batch_size)
-        falls = whole - found.view(self.regions, len(images))
+        return whole - found.view(self.regions, len(images))
+
+    def compared(self, values: Tensor, falls: Float[Tensor, "r b"]) -> Scalars:
+        """Return one correlation per image of a map with the falls that were measured."""
+        ranked = pixel_map(values).view(len(values), *values.shape[2:])
+        said = torch.einsum("bhw,rhw->rb", ranked, self.hidden(values).to(ranked))
         pairs = [v.double() - v.double().mean(dim=0) for v in (said, falls)]
         sizes = pairs[0].norm(dim=0) * pairs[1].norm(dim=0)
         return ((pairs[0] * pairs[1]).sum(dim=0) / sizes).to(values.dtype)

@@ -5,8 +5,11 @@ from whence.training_features.complete import InfluenceXGradient
 from whence.training_features.differences import AntitheticDifferences
 from whence.training_features.influence_fn import InfluenceFn, held_weights, influence_fn
 from whence.training_features.maps import DEFAULT_MAP, TrainingFeatures, training_features
+from whence.training_features.neutral import Neutral, neutral
 from whence.training_features.normalisers import Normalisers, SplitInfluence, normalisers
 from whence.training_features.readings import MAPS, Reduction, TrainingMap, map_named, reduced
+from whence.training_features.relevance import InfluenceLRP
+from whence.training_features.shared import SharedEvidence
 
 __all__ = [
     "DEFAULT_MAP",
@@ -14,15 +17,19 @@ __all__ = [
     "Additive",
     "AntitheticDifferences",
     "InfluenceFn",
+    "InfluenceLRP",
     "InfluenceXGradient",
+    "Neutral",
     "Normalisers",
     "Reduction",
+    "SharedEvidence",
     "SplitInfluence",
     "TrainingFeatures",
     "TrainingMap",
     "held_weights",
     "influence_fn",
     "map_named",
+    "neutral",
     "normalisers",
     "reduced",
     "training_features",

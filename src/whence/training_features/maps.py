@@ -23,7 +23,7 @@ from whence.training_features.readings import (
 
 __all__ = ["DEFAULT_MAP", "TrainingFeatures", "training_features"]
 
-DEFAULT_MAP = map_named("additive")
+DEFAULT_MAP = map_named("shared-evidence")
 """The map that is made if none is asked for."""
 
 

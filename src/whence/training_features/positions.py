@@ -10,7 +10,7 @@ layer behind the pooling) is handed back to the last feature map, in proportion 
 its values contributes to the layer's input.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 from weakref import WeakKeyDictionary
@@ -66,15 +66,9 @@ class Positions:
             images: The batch.
             target: The margins of its labels.
         """
-        held = {name: p.detach() for name, p in self.recorder.network.parameters.items()}
-        along = self.derived(vector, held)
+        along = self.derived(vector)
         with torch.enable_grad():
-            leaves = {name: p.clone().requires_grad_() for name, p in held.items()}
-            logits, values = self.run(leaves, images.clone().requires_grad_())
-            wanted = [values[i] for i in self.uses.outputs]
-            gradients = torch.autograd.grad(
-                target(logits).sum(), wanted, materialize_grads=True, retain_graph=True
-            )
+            values, gradients = self.seen(images, target)
             found: list[tuple[str, Tensor]] = []
             behind: list[tuple[Tensor, Tensor]] = []
             count = len(self.uses.layers)
@@ -97,10 +91,60 @@ class Positions:
         """Return the name of a recorded value."""
         return self.names[index]
 
-    def derived(
-        self, vector: Mapping[str, Tensor], held: Mapping[str, Tensor]
+    def multipliers(
+        self, vector: Mapping[str, Tensor], images: Images, target: Margin, known: Collection[str]
     ) -> dict[str, Tensor]:
+        r"""Return what the influence multiplies each unit by that a layer reads.
+
+        The influence is :math:`\sum_\ell \langle a^\ell, c^\ell \rangle` plus the share of biases,
+        with ``a`` what layers read, and ``c`` these multipliers.
+
+        Args:
+            vector: The query's, for each parameter in its shape.
+            images: The batch.
+            target: The margins of its labels.
+            known: Names of values. Where a layer reads another one, the multiplier goes on to
+                what the layer before it reads.
+
+        Returns:
+            By name of the value; shares of layers that read no known value are left out.
+        """
+        along = self.derived(vector)
+        makers = {use.output: use for use in self.uses.layers}
+        found: dict[str, Tensor] = {}
+        with torch.enable_grad():
+            values, gradients = self.seen(images, target)
+            for use, gradient in zip(self.uses.layers, gradients, strict=False):
+                if use.weight is None:
+                    continue
+                value, source = self.pulled(use, along, values, gradient), use.source
+                if self.names[source] not in known and source in makers:
+                    before = makers[source].source
+                    (value,) = torch.autograd.grad(
+                        values[source], values[before], value, retain_graph=True
+                    )
+                    source = before
+                if self.names[source] in known:
+                    name = self.names[source]
+                    found[name] = found[name] + value if name in found else value
+        return {name: value.detach() for name, value in found.items()}
+
+    def seen(self, images: Images, target: Margin) -> tuple[Sequence[Tensor], tuple[Tensor, ...]]:
+        """Return what is recorded of a batch, and the margin's gradients of layers' outputs."""
+        leaves = {
+            name: p.detach().clone().requires_grad_()
+            for name, p in self.recorder.network.parameters.items()
+        }
+        logits, values = self.run(leaves, images.clone().requires_grad_())
+        wanted = [values[i] for i in self.uses.outputs]
+        gradients = torch.autograd.grad(
+            target(logits).sum(), wanted, materialize_grads=True, retain_graph=True
+        )
+        return values, gradients
+
+    def derived(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the change along the vector of every value made of parameters."""
+        held = {name: p.detach() for name, p in self.recorder.network.parameters.items()}
         found: dict[str, Tensor] = {}
         for value, node in self.uses.derived.items():
             if node.op == "get_attr":

@@ -18,6 +18,8 @@ from whence.errors import SettingError
 from whence.training_features.additive import Additive
 from whence.training_features.complete import InfluenceXGradient
 from whence.training_features.differences import AntitheticDifferences
+from whence.training_features.relevance import InfluenceLRP
+from whence.training_features.shared import SharedEvidence
 
 __all__ = ["MAPS", "Reduction", "TrainingMap", "check_reduction", "map_named", "reduced"]
 
@@ -84,6 +86,20 @@ class TrainingMap:
 
 
 MAPS: tuple[TrainingMap, ...] = (
+    TrainingMap(
+        name="shared-evidence",
+        method=SharedEvidence(),
+        hold_weights=True,
+        reduction="signed",
+        says="evidence for the training image's label, where the query's gradient agrees",
+    ),
+    TrainingMap(
+        name="influence-lrp",
+        method=InfluenceLRP(),
+        hold_weights=True,
+        reduction="signed",
+        says="the influence, handed down to the pixels by the rules of LRP",
+    ),
     TrainingMap(
         name="tfa",
         method=Gradient(),
