@@ -87,7 +87,7 @@ def test_cells_that_tie_share_their_rank_as_in_scipy():
 
 
 @pytest.mark.parametrize("grid", [2, 3, 4])
-def test_property_22_true_drops_get_one_and_their_opposite_minus_one(grid, f, images):
+def test_22_true_drops_get_one_and_their_opposite_minus_one(grid, f, images):
     truth = drops_as_a_map(f, images, grid)
     ones = torch.ones(6, dtype=torch.float64)
     torch.testing.assert_close(IDSDS(grid=grid)(f, images, truth), ones)
@@ -95,7 +95,7 @@ def test_property_22_true_drops_get_one_and_their_opposite_minus_one(grid, f, im
     torch.testing.assert_close(IDSDS(grid=grid)(f, images, truth * 1e-6), ones)
 
 
-def test_property_22_a_constant_map_ranks_nothing_and_gets_zero(f, images, noise):
+def test_22_a_constant_map_ranks_nothing_and_gets_zero(f, images, noise):
     values = noise.clone()
     values[1], values[4] = 0, 0.25
     cells = IDSDS().cells(f, images, values)
@@ -104,7 +104,7 @@ def test_property_22_a_constant_map_ranks_nothing_and_gets_zero(f, images, noise
     assert cells.correlation[[0, 2, 3, 5]].abs().min() > 0
 
 
-def test_property_22_an_image_that_no_deletion_changes_is_undefined_and_counted(images, noise):
+def test_22_an_image_that_no_deletion_changes_is_undefined_and_counted(images, noise):
     f = ModelScalar(lambda x: x.new_tensor([[1.0, 2.0, 3.0]]).expand(len(x), -1), logit(LABELS))
     found = IDSDS()(f, images, noise)
     assert found.isnan().all()
@@ -114,7 +114,7 @@ def test_property_22_an_image_that_no_deletion_changes_is_undefined_and_counted(
 
 
 @pytest.mark.parametrize("grid", [2, 4])
-def test_property_23_on_a_linear_x_dnn_x_gradient_is_the_drop_of_every_cell(grid, images):
+def test_23_on_a_linear_x_dnn_x_gradient_is_the_drop_of_every_cell(grid, images):
     body = nn.Sequential(
         nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.AvgPool2d(2), nn.Flatten(),
         nn.Linear(5 * 4 * 6, 3, bias=False),

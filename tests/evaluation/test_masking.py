@@ -116,7 +116,7 @@ def test_one_pass_shows_the_network_no_mask_twice(part, model, images, values):
     assert count == 1  # keep and remove meet at a share of one
 
 
-def test_property_21_random_values_score_alike_whatever_their_sign(model):
+def test_21_random_values_score_alike_whatever_their_sign(model):
     generator = torch.Generator().manual_seed(0)
     many = torch.randn(500, 2, 6, 10, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_the_opposite_of_a_map_swaps_positive_and_negative(model, images, values
         assert torch.equal(one[first], other[second])
 
 
-def test_property_21_shares_grow_by_a_constant_factor_from_a_hundredth_to_one():
+def test_21_shares_grow_by_a_constant_factor_from_a_hundredth_to_one():
     fractions = MaskedArea(metric="KAM").fractions
     assert len(fractions) == 16
     assert (fractions[0], fractions[-1]) == (0.01, 1.0)
@@ -180,7 +180,7 @@ def test_property_21_shares_grow_by_a_constant_factor_from_a_hundredth_to_one():
 
 
 @pytest.mark.parametrize("metric", MASKING)
-def test_property_21_pixels_that_do_not_count_are_blurred_even_at_a_share_of_one(
+def test_21_pixels_that_do_not_count_are_blurred_even_at_a_share_of_one(
     metric, model, images, values
 ):
     f = explained(model, metric)
