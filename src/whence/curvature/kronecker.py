@@ -24,6 +24,7 @@ from torch import Tensor
 
 from whence.curvature.diagonal import CHUNK_BYTES, FisherDiagonal, check_names
 from whence.curvature.eigen import EigenLayer, KroneckerCurvature
+from whence.curvature.moments import input_moment, moment
 from whence.errors import DataError, MismatchError, NumericsError
 from whence.gradients import ExampleGradients, FactoredBlock, Recorder
 
@@ -102,7 +103,7 @@ class KroneckerFactors:
             for name, blocks in layers.items():
                 bias = name in self.biases
                 if not number:
-                    add(self.inputs, name, [moment(b.input, ones=bias) for b in blocks])
+                    add(self.inputs, name, [input_moment(b, ones=bias) for b in blocks])
                     self.positions[name] = sum(block.output.shape[3] for block in blocks)
                 add(self.outputs, name, [moment(b.output) for b in blocks])
             covered = {*layers, *(self.biases[n] for n in layers if n in self.biases)}
@@ -232,7 +233,7 @@ def factored(gradients: ExampleGradients) -> dict[str, list[FactoredBlock]]:
     found: dict[str, list[FactoredBlock]] = {}
     for name, blocks in gradients.blocks.items():
         some = [block for block in blocks if isinstance(block, FactoredBlock)]
-        forms = {(b.output.shape[1], b.output.shape[2], b.input.shape[2]) for b in some}
+        forms = {(b.output.shape[1], b.output.shape[2], b.deep) for b in some}
         if len(some) == len(blocks) and len(forms) == 1 and max(*next(iter(forms))[1:]) <= LARGEST:
             found[name] = some
     return found
@@ -242,25 +243,6 @@ def add(sums: dict[str, Tensor], name: str, parts: Sequence[Tensor]) -> None:
     """Add the moments of a layer's uses to its sum."""
     for part in parts:
         sums[name] = sums[name] + part if name in sums else part
-
-
-def moment(values: Tensor, *, ones: bool = False) -> Tensor:
-    """Return sums over images and positions of ``v v^T`` for ``(b, g, c, t)``: ``(g, c, c)``.
-
-    Args:
-        values: Inputs, or gradients of outputs.
-        ones: Whether to add a constant 1 after the last of ``c``.
-    """
-    images, _, channels, positions = values.shape
-    rows = values.permute(1, 2, 0, 3).flatten(2)
-    total = (rows @ rows.transpose(1, 2)).double()
-    if not ones:
-        return total
-    sums = rows.sum(dim=2, dtype=torch.float64)
-    whole = total.new_full((len(total), channels + 1, channels + 1), images * positions)
-    whole[:, :-1, :-1] = total
-    whole[:, :-1, -1] = whole[:, -1, :-1] = sums
-    return whole
 
 
 def rotated_squares(blocks: Sequence[FactoredBlock], layer: EigenLayer) -> Tensor:
