@@ -14,7 +14,9 @@ __all__ = ["accuracy", "convolutional", "fitted"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
-def convolutional(activation: str, classes: int, widths: tuple[int, ...], halve: set[int]) -> nn.Module:
+def convolutional(
+    activation: str, classes: int, widths: tuple[int, ...], halve: set[int]
+) -> nn.Module:
     """Return 3 x 3 convolutions with batch norms, a mean over all positions and a linear layer."""
     layers: list[nn.Module] = []
     before = 3

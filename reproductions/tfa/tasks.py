@@ -46,7 +46,9 @@ class Task:
 
     def flat(self, count: int) -> "Task":
         """Return the task with fewer training images."""
-        cut = {n: getattr(self, n)[:count] for n in ("images", "labels", "marked", "flipped", "scenes")}
+        cut = {
+            n: getattr(self, n)[:count] for n in ("images", "labels", "marked", "flipped", "scenes")
+        }
         masks = None if self.masks is None else self.masks[:count]
         return replace(self, masks=masks, **cut)
 

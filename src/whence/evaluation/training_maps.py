@@ -219,7 +219,8 @@ class RegionFidelity:
         said = torch.einsum("bhw,rhw->rb", ranked, self.hidden(values).to(ranked))
         pairs = [v.double() - v.double().mean(dim=0) for v in (said, falls)]
         sizes = pairs[0].norm(dim=0) * pairs[1].norm(dim=0)
-        return ((pairs[0] * pairs[1]).sum(dim=0) / sizes).to(values.dtype)
+        found: Tensor = (pairs[0] * pairs[1]).sum(dim=0) / sizes
+        return found.to(values.dtype)
 
     def hidden(self, images: Images) -> Bool[Tensor, "r h w"]:
         """Return the rectangles."""
@@ -275,9 +276,9 @@ def precision_at(ranked: Tensor, relevant: Bool[Tensor, " n"]) -> Float[Tensor, 
 
 def evaluated(f: ScalarFn, images: Images, rows: Tensor, batch_size: int) -> Scalars:
     """Return the function of many images, each with the row that it belongs to."""
+    parts: list[Tensor] = []
     with torch.no_grad():
-        parts = [
-            f.at(some)(part)
-            for some, part in zip(rows.split(batch_size), images.split(batch_size), strict=True)
-        ]
+        for start in range(0, len(images), batch_size):
+            stop = start + batch_size
+            parts.append(f.at(rows[start:stop])(images[start:stop]))
     return torch.cat(parts)

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from whence.attribution import LRP, Account
 from whence.attribution.graphs import remade
@@ -144,7 +145,7 @@ def ruled_of(ruled: Network, network: Network, places: Positions) -> Ruled:
     nodes = {node.name: node for node in graph.nodes}
     images = next(node.name for node in graph.nodes if node.op == "placeholder")
     standing: dict[str, int | None] = {}
-    kept = []
+    kept: list[Node] = []
     for use in places.uses.layers:
         name = places.names[use.source]
         here = name if name in nodes else merged.get(name, name)

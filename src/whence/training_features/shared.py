@@ -93,9 +93,9 @@ class SharedEvidence:
         if self.neutral is None:
             return method(influence, images).sum(dim=1, keepdim=True)
         found = torch.zeros_like(images[:, :1])
-        for label in influence.labels.unique().tolist():
+        for label in sorted(set(influence.labels.tolist())):
             rows = (influence.labels == label).nonzero()[:, 0]
-            own = self.neutral.beyond(influence.at(rows), int(label))
+            own = self.neutral.beyond(influence.at(rows), label)
             found[rows] = method(own, images[rows]).sum(dim=1, keepdim=True)
         return found
 

@@ -1,0 +1,173 @@
+"""The tables, in Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["report"]
+
+MEASURES = (
+    "T1 rank",
+    "T1 mass",
+    "T1 hit",
+    "T2 rank",
+    "T2 mass",
+    "T3 rank",
+    "T3 mass",
+    "T4 gap",
+    "T5 rank",
+    "T5 mass",
+    "T6",
+)
+"""Higher is better in all of them."""
+
+JUDGED = ("T1 rank", "T2 rank", "T3 rank", "T4 gap", "T5 rank", "T6")
+"""Those that no sharpening of a map changes, one for each experiment."""
+
+CHOSEN = (
+    "The best of the two-step maps is chosen anew for each line, after the fact, which favours it. "
+    "Intervals: bootstrap over pairs of query and training image."
+)
+
+OURS = ("shared-evidence", "shared-evidence, neutral")
+
+INTRODUCTION = """# Training-feature maps: T1 to T7
+
+Made by `python -m reproductions.tfa`; every number below was printed by it.
+
+Rows that begin with `2:` are the two-step baseline: retrieve by Grad-Cos, then an ordinary
+attribution of the retrieved image for its own label, which knows no query. `tfa` is the paper's
+map. Re-initialised rows are made on the network with other weights.
+
+- **T1**: the shortcut on training images that carry it (shapes: the planted square; scenes: the
+  background), for queries that fell for it: rank accuracy, mass over area share, pointing game.
+- **T2**: by how much T1 falls for a query of the same class without the shortcut, same training
+  images; a map that ignores the query gets 0.
+- **T3**: the object on the training images, for correct queries: rank accuracy, mass over area.
+- **T4**: the cosine of the training image in its highest pixels alone, less that without them;
+  pixels are replaced by the image's mean and by zero, which no map was made with.
+- **T5**: on mislabelled images behind an error: the object that misled.
+- **T6**: correlation of what a map says of rectangles with the change when they are hidden.
+- **cost**: CPU time per map, in training steps of the network (forward and full backward).
+
+Mass and hit reward sharp maps (the square of any map has more mass in the same place); rank
+accuracy, T4 and the sign of T2 do not.
+"""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are numbers."""
+    own = [v for v in values if v == v]  # noqa: PLR0124 - NaN is not itself
+    return sum(own) / len(own) if own else float("nan")
+
+
+def names_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the maps of some cells, in order."""
+    found: dict[str, None] = {}
+    for row in rows:
+        found.update(dict.fromkeys(n for n in row["rows"] if not n.startswith("tfa-smoothed")))
+    return list(found)
+
+
+def pooled(rows: Sequence[dict[str, Any]], name: str, measure: str) -> list[float]:
+    """Return the values of a map over several cells."""
+    return [v for row in rows for v in row["rows"].get(name, {}).get(measure, [])]
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of some cells: the mean over all pairs of query and training image."""
+    measures = [m for m in MEASURES if any(pooled(rows, n, m) for n in names_of(rows))]
+    lines = ["", f"## {title}", ""]
+    facts = {
+        key: [r["facts"][key] for r in rows if key in r["facts"]]
+        for r in rows
+        for key in r["facts"]
+    }
+    lines += [f"- {key}: {', '.join(f'{v:.3f}' for v in values)}" for key, values in facts.items()]
+    counts = [f"{m}: {len(pooled(rows, OURS[0], m))}" for m in measures]
+    lines += [f"- pairs: {', '.join(counts)}", ""]
+    lines += [f"| map | {' | '.join(measures)} | cost |", "|--|" + "--|" * (len(measures) + 1)]
+    for name in names_of(rows):
+        cells = []
+        for measure in measures:
+            every = {n: mean(pooled(rows, n, measure)) for n in names_of(rows)}
+            own = every[name]
+            best = max(v for v in every.values() if v == v)  # noqa: PLR0124
+            text = "" if own != own else f"{own:.3f}"  # noqa: PLR0124
+            cells.append(f"**{text}**" if own == best else text)
+        cost = pooled(rows, name, "cost")
+        cells.append(f"{mean(cost):.1f}" if cost else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def against(title: str, rows: Sequence[dict[str, Any]], ours: str) -> list[str]:
+    """Return one line for each experiment: ours less the best two-step map, with an interval."""
+    names = [n for n in names_of(rows) if n.startswith("2: ")]
+    lines = []
+    for measure in JUDGED:
+        own = torch.tensor(pooled(rows, ours, measure), dtype=torch.float64)
+        if not len(own):
+            continue
+        best = max(names, key=lambda n, m=measure: mean(pooled(rows, n, m)))
+        other = torch.tensor(pooled(rows, best, measure), dtype=torch.float64)
+        gap = (own - other)[(own - other).isfinite()]
+        low, high = interval(gap)
+        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
+        lines.append(
+            f"| {title} | {measure} | {float(own.nanmean()):.3f} | {best[3:]} "
+            f"{float(other.nanmean()):.3f} | {float(gap.mean()):+.3f} [{low:+.3f}, {high:+.3f}] | "
+            f"{verdict} |"
+        )
+    return lines
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """Return the ends of the 95 % bootstrap interval of the mean."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(len(values), (2000, len(values)), generator=generator)
+    means = values[draws].mean(dim=1)
+    ends = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(ends[0]), float(ends[1])
+
+
+def groups_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the cells by what they share but the seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["cell"].split(", seed")[0], []).append(row)
+    return found
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """Return all tables."""
+    lines = [INTRODUCTION]
+    groups = groups_of(rows)
+    for ours in OURS:
+        lines += [
+            f"## `{ours}` less the best two-step map",
+            "",
+            CHOSEN,
+            "",
+            "| data and network | measure | ours | best two-step map | difference | |",
+            "|--|--|--|--|--|--|",
+        ]
+        for title, own in groups.items():
+            lines += against(title, own, ours)
+        lines.append("")
+    for title, own in groups.items():
+        seeds = f", {len(own)} seeds" if len(own) > 1 else ""
+        lines += table(f"{title}{seeds}", own)
+    smoothed = sorted({n for row in rows for n in row["rows"] if n.startswith("tfa-smoothed")})
+    if smoothed:
+        lines += ["", "## T7 and the ablation of the paper's smoothed map", ""]
+        lines += ["Rank correlation between two seeds of the noise, and T4.", ""]
+        lines += ["| map | rank correlation | T4 gap |", "|--|--|--|"]
+        for name in smoothed:
+            both = [mean(pooled(rows, name, m)) for m in ("T7", "T4 gap")]
+            lines.append(f"| {name} | {both[0]:.3f} | {both[1]:+.3f} |")
+    spent = sum(row["cpu"] for row in rows)
+    lines += ["", f"{len(rows)} networks, {spent / 60:.0f} minutes of one core.", ""]
+    return "\n".join(lines)
