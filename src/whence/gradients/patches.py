@@ -111,8 +111,16 @@ class Patches:
         """Return products with ``(g, n, i)`` weights, ``(b, g, n, t)``; nothing is unfolded."""
         groups, count, _ = weights.shape
         shaped = weights.reshape(groups * count, -1, *self.kernel)
+        left, right, top, bottom = self.padding
+        even = (left, top) == (right, bottom)
         found = functional.conv2d(
-            self.padded(), shaped, None, self.stride, 0, self.dilation, groups
+            self.source if even else self.padded(),
+            shaped,
+            None,
+            self.stride,
+            (top, left) if even else 0,
+            self.dilation,
+            groups,
         )
         return found.reshape(len(self.source), groups, count, -1)
 

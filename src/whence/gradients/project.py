@@ -31,6 +31,7 @@ from torch import Tensor
 from whence.errors import MismatchError, SettingError
 from whence.gradients.blocks import Block, FactoredBlock
 from whence.gradients.operator import Operator, Vectors
+from whence.gradients.patches import Patches
 from whence.gradients.record import ExampleGradients, combined
 
 __all__ = ["Projection", "Projector", "flat"]
@@ -168,8 +169,8 @@ class TwoSided:
                 part = self.vectors(block.materialise())
             else:
                 rows = sided(self.output, block.output)
-                columns = sided(self.input, block.input)
-                part = torch.einsum("bgrt,bgst->brs", rows, columns).flatten(1)
+                columns = inputs(self.input, block)
+                part = (rows @ columns.transpose(2, 3)).sum(dim=1).flatten(1)
             total = part if total is None else total + part
         return total if total is not None else torch.zeros(0, self.size)
 
@@ -250,7 +251,7 @@ def map_for(
 
 def shape_of(block: FactoredBlock) -> tuple[int, int, int]:
     """Return groups, rows and columns of a weight's gradient."""
-    return block.output.shape[1], block.output.shape[2], block.input.shape[2]
+    return block.output.shape[1], block.output.shape[2], block.deep
 
 
 def sides(wide: int, deep: int, most: int) -> tuple[int, int]:
@@ -285,6 +286,13 @@ def stream(name: str, count: int, seed: int) -> bytes:
 def sided(signs: Tensor | None, values: Tensor) -> Tensor:
     """Return ``(g, r, o)`` signs times ``(b, g, o, t)`` values, or the values."""
     return values if signs is None else signs.to(values) @ values
+
+
+def inputs(signs: Tensor | None, block: FactoredBlock) -> Tensor:
+    """Return ``(g, s, i)`` signs times a layer's inputs, which are not unfolded for it."""
+    if signs is not None and isinstance(block.held, Patches):
+        return block.held.convolved(signs.to(block.output))
+    return sided(signs, block.input)
 
 
 def check_names(maps: Mapping[str, object], given: Mapping[str, object]) -> None:
