@@ -128,7 +128,7 @@ def inverse_norm(squared_norms: Scalars | None, residuals: Scalars) -> Scalars:
     return torch.where(squared_norms > 0, safe.rsqrt(), torch.zeros_like(safe))
 
 
-def asked(output: Output) -> WeightRule:
+def asked(output: str) -> WeightRule:
     """Return the number of a query whose loss, or whose margin, is asked about.
 
     Raises:
