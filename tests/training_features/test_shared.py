@@ -257,6 +257,15 @@ def test_a_score_of_features_has_no_map_of_gradients(setting):
             training_features(scores, 0, case.train, [0], name)
 
 
+def test_maps_of_scores_of_features_are_input_x_gradient_by_default(setting):
+    case = setting("convolutions")
+    scores = case.influence(RepresentationSimilarity())
+    found = training_features(scores, 0, case.train, [0, 2])
+    expected = training_features(scores, 0, case.train, [0, 2], "input-x-gradient")
+    assert torch.equal(found.maps, expected.maps)
+    assert found.maps.abs().max() > 0
+
+
 def test_a_window_beyond_the_image_is_refused():
     with pytest.raises(SettingError, match="window"):
         SharedEvidence(window=1.5)

@@ -10,6 +10,7 @@ from torch import Tensor
 from whence.attribution import Attribution, Gradient, InputXGradient, attribute
 from whence.core import Batch, ImageData, Method, ScalarFn
 from whence.errors import DataError, SettingError
+from whence.gradients import Recorder
 from whence.influence import Influence
 from whence.training_features.influence_fn import held_weights, influence_fn
 from whence.training_features.normalisers import Normalisers, split_influence
@@ -24,7 +25,7 @@ from whence.training_features.readings import (
 __all__ = ["DEFAULT_MAP", "TrainingFeatures", "training_features"]
 
 DEFAULT_MAP = map_named("shared-evidence")
-"""The map that is made if none is asked for."""
+"""The map that is made if none is asked for; of scores of features, ``"input-x-gradient"``."""
 
 
 @final
@@ -80,7 +81,8 @@ def training_features(
         train: The training data.
         indices: Places of the training images wanted.
         method: How pixels are found: a method, or the name of one of :data:`MAPS`, ``"tfa"`` for
-            the plain map of the paper; :data:`DEFAULT_MAP` by default.
+            the plain map of the paper; :data:`DEFAULT_MAP` by default, and
+            ``"input-x-gradient"`` for scores that compare features instead of gradients.
         hold_weights: Take the training images' weights in the score (one over the gradient's
             norm, for a cosine) as constants: half the cost, and a map of the inner product alone.
             By default as the named map says; for a method, False.
@@ -105,7 +107,14 @@ def training_features(
             f"from 0 to {len(train) - 1}."
         )
         raise DataError(msg)
-    chosen = chosen_map(method, hold_weights, reduction)
+    chosen = chosen_map(default_map(influence) if method is None else method)
+    if reduction is not None:
+        check_reduction(reduction)
+    chosen = replace(
+        chosen,
+        hold_weights=chosen.hold_weights if hold_weights is None else hold_weights,
+        reduction=reduction or chosen.reduction,
+    )
     device = influence.recorder.network.example.device
     batches: list[Batch] = []
     parts: list[Attribution] = []
@@ -127,31 +136,25 @@ def training_features(
     )
 
 
-def chosen_map(
-    method: Method | TrainingMap | str | None,
-    hold_weights: bool | None,  # noqa: FBT001 - three answers, the last one "as the map says"
-    reduction: Reduction | None,
-) -> TrainingMap:
+def default_map(influence: Influence) -> TrainingMap:
+    """Return the map that is made if none is asked for."""
+    gradients = all(isinstance(m.recorder, Recorder) for m in influence.members)
+    return DEFAULT_MAP if gradients else map_named("input-x-gradient")
+
+
+def chosen_map(method: Method | TrainingMap | str) -> TrainingMap:
     """Return the map that was asked for, with every setting."""
-    if isinstance(method, str) or method is None:
-        found = DEFAULT_MAP if method is None else map_named(method)
-    elif isinstance(method, TrainingMap):
-        found = method
-    else:
-        plain = isinstance(method, Gradient)
-        found = TrainingMap(
-            name=type(method).__name__,
-            method=method,
-            hold_weights=False,
-            reduction="absolute-maximum" if plain else "signed",
-            says="a method of the caller's",
-        )
-    if reduction is not None:
-        check_reduction(reduction)
-    return replace(
-        found,
-        hold_weights=found.hold_weights if hold_weights is None else hold_weights,
-        reduction=reduction or found.reduction,
+    if isinstance(method, str):
+        return map_named(method)
+    if isinstance(method, TrainingMap):
+        return method
+    plain = isinstance(method, Gradient)
+    return TrainingMap(
+        name=type(method).__name__,
+        method=method,
+        hold_weights=False,
+        reduction="absolute-maximum" if plain else "signed",
+        says="a method of the caller's",
     )
 
 
