@@ -15,6 +15,7 @@ keeps the eigenvectors :math:`Q_A, Q_S` and takes the best diagonal between them
 A grouped convolution has factors of its own for every group. Both are summed in double precision.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, final
@@ -22,17 +23,21 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from whence.curvature.diagonal import CHUNK_BYTES, FisherDiagonal, check_names
+from whence.curvature.diagonal import FisherDiagonal, check_names
 from whence.curvature.eigen import EigenLayer, KroneckerCurvature
 from whence.curvature.moments import input_moment, moment
 from whence.errors import DataError, MismatchError, NumericsError
 from whence.gradients import ExampleGradients, FactoredBlock, Recorder
+from whence.gradients.patches import Patches
 
 __all__ = ["EigenvalueCorrection", "KroneckerFactors", "joined_biases"]
 
 LARGEST = 12_000
 """A layer with more inputs or outputs than this gets a diagonal: its factor would take too much
 memory, and its eigenvectors too long."""
+
+CHUNK_BYTES = 8 * 2**20
+"""Gradients are squared for as many images at a time as fit into this, and so stay near."""
 
 
 def joined_biases(recorder: Recorder) -> dict[str, str]:
@@ -259,7 +264,11 @@ def rotated_squares(blocks: Sequence[FactoredBlock], layer: EigenLayer) -> Tenso
     total = layer.values.new_zeros(groups, wide, deep)
     for start in range(0, len(first), step):
         rows = [block.rows(start, start + step) for block in blocks]
-        total = total + rotated_gradients(rows, layer).square().sum(dim=0).double()
+        gradients = rotated_gradients(rows, layer)
+        some = gradients.new_zeros(gradients.shape[1:])
+        for gradient in gradients:  # the sum stays in fast memory, and no squares are written
+            some.addcmul_(gradient, gradient)
+        total += some
     return total
 
 
@@ -268,25 +277,32 @@ def rotated_gradients(blocks: Sequence[FactoredBlock], layer: EigenLayer) -> Ten
     _, wide, deep = layer.values.shape
     positions = sum(block.output.shape[3] for block in blocks)
     if positions * (wide**2 + deep**2) < wide * deep * (wide + deep):
-        pairs = [factors(block, layer) for block in blocks]
-        return torch.stack([d @ a.transpose(2, 3) for d, a in pairs]).sum(dim=0)
-    found = blocks[0].output.new_zeros(())
-    for block in blocks:
-        gradient = block.output @ block.input.transpose(2, 3)
-        if layer.bias is not None:
-            gradient = torch.cat([gradient, block.output.sum(dim=3, keepdim=True)], dim=3)
-        found = found + gradient
-    return layer.rotated(found)
+        pairs = (factors(block, layer) for block in blocks)
+        return added(output @ source.transpose(2, 3) for output, source in pairs)
+    return layer.rotated(added(joined_gradients(block, layer) for block in blocks))
+
+
+def joined_gradients(block: FactoredBlock, layer: EigenLayer) -> Tensor:
+    """Return gradients of the weight, with those of its bias in the last column."""
+    gradients = block.output @ block.input.transpose(2, 3)
+    if layer.bias is None:
+        return gradients
+    return torch.cat([gradients, block.output.sum(dim=3, keepdim=True)], dim=3)
+
+
+def added(parts: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors, of one at least."""
+    return functools.reduce(torch.add, parts)
 
 
 def factors(block: FactoredBlock, layer: EigenLayer) -> tuple[Tensor, Tensor]:
     """Return a block's factors in a layer's basis, ``(b, g, o, t)`` and ``(b, g, i, t)``."""
     output = layer.outputs.to(block.output).transpose(1, 2) @ block.output
-    basis = layer.inputs.to(block.input)
-    if layer.bias is None:
-        return output, basis.transpose(1, 2) @ block.input
-    constant = basis[:, -1, :, None]
-    return output, basis[:, :-1].transpose(1, 2) @ block.input + constant
+    basis = layer.inputs.to(block.output).transpose(1, 2)
+    weights = basis if layer.bias is None else basis[..., :-1]
+    held = block.held
+    source = held.convolved(weights) if isinstance(held, Patches) else weights @ held
+    return output, source if layer.bias is None else source + basis[..., -1:]
 
 
 def eigen(name: str, matrices: Tensor) -> tuple[Tensor, Tensor]:
