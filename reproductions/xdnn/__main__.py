@@ -158,7 +158,7 @@ def unfinished(part: Part) -> dict[str, float]:
 def page(chosen: Sequence[str], every: Mapping[str, Part]) -> str:
     """Return the results as Markdown."""
     spent = {
-        (str(part.kept.path), name): row.get("cpu", row["seconds"])
+        (str(part.kept.path), name): row["cpu"] if "cpu" in row else row["seconds"]
         for part in (every[letter] for letter in chosen)
         for name, row in part.kept.rows().items()
         if name in part.cells

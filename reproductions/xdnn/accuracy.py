@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from reproductions.xdnn.kept import Kept, Row, markdown
-from reproductions.xdnn.networks import ARCHITECTURES, RESNET20, VIT
+from reproductions.xdnn.networks import ARCHITECTURES, RESNET20, VGG, VIT
 from reproductions.xdnn.pictures import BUILD, CIFAR, DATASETS, DIGITS, lossless, pictures
 from reproductions.xdnn.training import (
+    CALIBRATION,
+    CONVERTED,
     EPOCHS,
     LONGER,
+    REFITTED,
     REGULAR,
     SCRATCH,
     TUNED,
@@ -147,12 +150,23 @@ def report(rows: Mapping[str, Row]) -> str:
         f"Test accuracy in per cent. Digits: mean and standard error of {SEEDS[DIGITS]} "
         f"trainings, 359 images. CIFAR-10: one training, 5 000 JPEG images."
     )
+    columns = (
+        "X-DNNs from scratch are the same networks without biases; batch norm trains without "
+        "its mean, layer norm is a scale, attention compares queries and keys of unit length. "
+        f"`{CONVERTED}`: no training at all. `{REFITTED}`: each layer fitted to the original's "
+        f"outputs on {CALIBRATION} images, without labels. `{TUNED}`: that, and training for "
+        f"half the epochs of the regular network (CIFAR-10 "
+        f"{EPOCHS[CIFAR, VGG][1]} of {EPOCHS[CIFAR, VGG][0]}, ResNet-20 "
+        f"{EPOCHS[CIFAR, RESNET20][1]}; digits {EPOCHS[DIGITS, VGG][1]} of "
+        f"{EPOCHS[DIGITS, VGG][0]}, ViT {EPOCHS[DIGITS, VIT][1]} of {EPOCHS[DIGITS, VIT][0]})."
+    )
     second = (
         f"Mean absolute relative difference of integrated gradients ({STEPS} Gauss-Legendre "
         f"steps, zero baseline) and input x gradient, in single precision, {EXPLAINED} images."
     )
     parts = [
         first,
+        columns,
         table(rows, VARIANTS, shown_accuracy),
         "\n".join(verdicts(rows)),
         second,

@@ -76,9 +76,8 @@ def each_new(
     cells: Sequence[str], kept: Kept, measure: Callable[[str], Row], clock: Clock
 ) -> Iterator[Row]:
     """Measure the cells that are not there yet, and yield their rows as they come."""
-    known = kept.rows()
     for cell in cells:
-        if cell in known:
+        if cell in kept.rows():  # another process may have done it meanwhile
             clock.left.pop(cell, None)
             continue
         started, before = time.monotonic(), time.process_time()

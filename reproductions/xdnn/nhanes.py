@@ -220,7 +220,7 @@ def run(cell: Cell, split: Split) -> tuple[Tensor, Tensor]:
             parameters[name].grad = slope
         steps.step()
     with torch.no_grad():
-        scores = [vmap(logits)(kept, part) for part in split.test[0].split(500, dim=1)]
+        scores = [vmap(logits)(kept, part) for part in torch.split(split.test[0], 500, dim=1)]
         return best, auc(torch.cat(scores, dim=1), split.test[1])
 
 

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from reproductions.xdnn.networks import RESNET, RESNET20, VGG, VIT, network
+from reproductions.xdnn.networks import RESNET, RESNET20, VGG, VIT, for_cpu, network
 from reproductions.xdnn.pictures import BUILD, CIFAR, DIGITS, pictures
 from whence.adapters.training import TrainingSettings
 from whence.convert import (
@@ -146,7 +145,9 @@ def make(
 ) -> None:
     """Train or convert a network into its folder."""
     if variant in (CONVERTED, REFITTED):
-        routes = ROUTES if variant == CONVERTED else (*ROUTES, RefitLayers())
+        routes: Sequence[AnyRoute] = ROUTES
+        if variant == REFITTED:
+            routes = (*ROUTES, RefitLayers())
         convert(dataset, architecture, seed, routes, place)
         return
     task = pictures(dataset)
@@ -156,7 +157,7 @@ def make(
     else:
         start = made(dataset, architecture, before, seed, progress)
     fit(
-        start.to(memory_format=torch.channels_last),
+        for_cpu(start),
         task.train,
         task.validation,
         test=task.test,
