@@ -44,7 +44,7 @@ class CommandHelp(SphinxDirective):
     """Show what ``whence COMMAND --help`` prints, by asking it."""
 
     required_arguments: ClassVar[int] = 0
-    optional_arguments: ClassVar[int] = 1
+    optional_arguments: ClassVar[int] = 2
 
     def run(self) -> list[nodes.Node]:
         """Run the command and return its help as literal text."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from whence import __version__
+from whence.cli import index
 from whence.cli.audit import audit
 from whence.cli.convert import convert
 from whence.cli.demo import demo
@@ -42,6 +43,15 @@ def flowing(text: str) -> str:
 
 for command in COMMANDS:
     app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(command))
+
+index_app = typer.Typer(
+    name="index",
+    help="The gradients of a training set: stored once, then asked where predictions come from.",
+    no_args_is_help=True,
+)
+for part in index.COMMANDS:
+    index_app.command(name=part.__name__, help=flowing(part.__doc__ or ""))(guarded(part))
+app.add_typer(index_app)
 
 
 def show_version(wanted: bool) -> bool:

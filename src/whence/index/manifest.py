@@ -69,6 +69,7 @@ class ShardEntry:
         rows: Rows in the file; fewer than asked for where images could not be used.
         zeros: Rows whose gradient is zero, which have no direction.
         sha256: Of the file's bytes.
+        size: Bytes of the file; 0 if it was not noted.
     """
 
     file: str
@@ -76,6 +77,7 @@ class ShardEntry:
     rows: int
     zeros: int
     sha256: str
+    size: int = 0
 
     @property
     def indices(self) -> list[int]:
@@ -198,6 +200,7 @@ def manifest_from(content: Mapping[str, Any]) -> Manifest:
                 rows=shard["rows"],
                 zeros=shard["zeros"],
                 sha256=shard["sha256"],
+                size=shard.get("size", 0),
             )
             for shard in content["shards"]
         ),

@@ -31,7 +31,8 @@ class Rows:
     Args:
         indices: Places of the images in the dataset, ``(b,)``.
         labels: Their classes; -1 where there is none.
-        norms: Exact norms of their gradients, before the projection.
+        norms: By what they are divided before they are stored: the norms of the gradients, or
+            of the projected ones.
         projected: Their projected gradients, ``(b, k)``.
     """
 
@@ -79,6 +80,7 @@ def write_shard(
         rows=len(indices),
         zeros=int((norms == 0).sum()),
         sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
     )
 
 
@@ -120,6 +122,9 @@ def opened(folder: Path, entry: ShardEntry) -> AbstractContextManager[Any]:
         RecordError: If it is missing, or is no safetensors file.
     """
     path = folder / entry.file
+    size = path.stat().st_size if path.is_file() else 0
+    if entry.size and size != entry.size:
+        raise damaged(path, f"{entry.size} bytes were written, {size} are there")
     try:
         file: AbstractContextManager[Any] = safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
@@ -130,8 +135,8 @@ def opened(folder: Path, entry: ShardEntry) -> AbstractContextManager[Any]:
 def damaged(path: Path, reason: str) -> RecordError:
     """Return the error that a shard cannot be used."""
     return RecordError(
-        f"The shard {path} is missing or damaged ({reason}). Rebuild it alone: give verify() the "
-        f"function that makes rows."
+        f"The shard {path} is missing or damaged ({reason}). Rebuild it alone: "
+        f"whence index verify --repair, or repair_gradients()."
     )
 
 

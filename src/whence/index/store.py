@@ -17,6 +17,7 @@ from whence.errors import (
     SettingError,
     ShapeError,
 )
+from whence.index.lock import one_builder
 from whence.index.manifest import DONE, OPEN, Manifest, Provenance, as_runs, read_manifest
 from whence.index.shard import Rows, damaged, opened, sha256_of, write_shard
 
@@ -40,7 +41,7 @@ def build(
 
     It can be killed at any moment and run again: finished shards whose checksums hold are kept.
     Each is written under a temporary name and renamed; the manifest comes last, so an index with
-    a manifest is whole. One process at a time may build in a folder.
+    a manifest is whole. One process at a time builds in a folder; a second one is refused.
 
     Args:
         folder: Where to; made if missing.
@@ -71,20 +72,22 @@ def build(
         runs=as_runs(chosen),
         shard_size=shard_size,
     )
-    manifest = found_in(folder, plan)
-    for path in folder.glob(".*.part-*"):
-        path.unlink()
-    journal = DONE if (folder / DONE).is_file() else OPEN
-    for place, part in enumerate(parts):
-        if not is_whole(folder, manifest, place):
-            file = f"shard-{place:05d}.safetensors"
-            entry = write_shard(folder, file, part, rows(part), dimension)
-            manifest = manifest.with_shard(place, entry)
-            manifest.write(folder / journal)
-        progress("indexing", min((place + 1) * shard_size, len(chosen)), len(chosen))
-    if journal == OPEN:
-        manifest.write(folder / DONE)
-    (folder / OPEN).unlink(missing_ok=True)
+    found_in(folder, plan)
+    with one_builder(folder):
+        manifest = found_in(folder, plan)
+        for path in folder.glob(".*.part-*"):
+            path.unlink()
+        journal = DONE if (folder / DONE).is_file() else OPEN
+        for place, part in enumerate(parts):
+            if not is_whole(folder, manifest, place):
+                file = f"shard-{place:05d}.safetensors"
+                entry = write_shard(folder, file, part, rows(part), dimension)
+                manifest = manifest.with_shard(place, entry)
+                manifest.write(folder / journal)
+            progress("indexing", min((place + 1) * shard_size, len(chosen)), len(chosen))
+        if journal == OPEN:
+            manifest.write(folder / DONE)
+        (folder / OPEN).unlink(missing_ok=True)
     return manifest
 
 
@@ -147,6 +150,15 @@ def verify(folder: str | Path, *, repair: MakeRows | None = None) -> tuple[str, 
         RecordError: If the folder holds no complete index.
     """
     folder = Path(folder)
+    if repair is not None:
+        manifest_of(folder)
+        with one_builder(folder):
+            return checked(folder, repair)
+    return checked(folder, None)
+
+
+def checked(folder: Path, repair: MakeRows | None) -> tuple[str, ...]:
+    """Return the names of damaged shards, rebuilt where rows can be made."""
     manifest = manifest_of(folder)
     wrong: list[str] = []
     for place, entry in enumerate(manifest.shards):

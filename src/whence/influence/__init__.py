@@ -1,5 +1,7 @@
 """Which training examples: scores of training images for a prediction."""
 
+from whence.influence.build import index_gradients, repair_gradients, search_gradients
+from whence.influence.candidates import Retrieval, retrieve
 from whence.influence.checkpoints import Checkpoint, network_at
 from whence.influence.curved import EKFAC, KFAC, RelatIF
 from whence.influence.exact import (
@@ -9,6 +11,7 @@ from whence.influence.exact import (
     InfluenceFunction,
     LiSSA,
 )
+from whence.influence.execution import Execution, Route, plan
 from whence.influence.features import FeatureRecorder, RepresentationSimilarity, RepresenterPoints
 from whence.influence.members import Member
 from whence.influence.projected import TRAK, Projected, ProjectedFisher, TrackStar
@@ -18,6 +21,7 @@ from whence.influence.scorers import GAS, SCORERS, GradCos, GradDot, TracIn, sco
 from whence.influence.scoring import Scorer, Scoring, inverse_norm, one, residual
 from whence.influence.select import choose_parameters
 from whence.influence.self_scores import SelfInfluence, self_influence
+from whence.influence.settings import plain_settings
 
 __all__ = [
     "EKFAC",
@@ -28,6 +32,7 @@ __all__ = [
     "Arnoldi",
     "Checkpoint",
     "DataInf",
+    "Execution",
     "ExplicitInfluence",
     "FeatureRecorder",
     "GradCos",
@@ -43,18 +48,26 @@ __all__ = [
     "RelatIF",
     "RepresentationSimilarity",
     "RepresenterPoints",
+    "Retrieval",
+    "Route",
     "Scorer",
     "Scoring",
     "SelfInfluence",
     "TracIn",
     "TrackStar",
     "choose_parameters",
+    "index_gradients",
     "influence",
     "inverse_norm",
     "network_at",
     "one",
+    "plain_settings",
+    "plan",
     "query_vectors",
+    "repair_gradients",
     "residual",
+    "retrieve",
     "scorer_named",
+    "search_gradients",
     "self_influence",
 ]

@@ -1,10 +1,11 @@
 r"""Build: the gradients of a training set go into an index; queries are looked up in it.
 
 Scores from an index are estimates: gradients are projected and stored in half precision. Take
-more candidates than are needed and score those exactly.
+more candidates than are needed and score those exactly: :func:`whence.influence.retrieve` does.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,10 @@ from whence.influence.batches import check_labels
 from whence.influence.select import choose_parameters
 from whence.network import Network
 
-__all__ = ["index_gradients", "repair_gradients", "search_gradients"]
+__all__ = ["Norms", "check_data", "index_gradients", "repair_gradients", "search_gradients"]
+
+Norms = Literal["projected", "exact"]
+"""By which length a stored gradient is divided: that of its projection, or its own."""
 
 
 def index_gradients(
@@ -40,11 +44,12 @@ def index_gradients(
     *,
     projection: Projection | None = None,
     parameters: str | Sequence[str] = "all",
+    norms: Norms = "projected",
     batch_size: int = 32,
     shard_size: int = 4096,
     progress: Progress = silent,
 ) -> Manifest:
-    """Store the projected gradients of a training set's margins in a folder.
+    """Store the projected gradients of a training set's margins, and their norms, in a folder.
 
     It costs less than one epoch of training, can be killed and run again, and refuses a folder
     that holds the index of another model, other data or other settings.
@@ -55,6 +60,8 @@ def index_gradients(
         folder: Where to.
         projection: How gradients are projected; :class:`Projection` by default.
         parameters: Over which parameters; see ``choose_parameters``.
+        norms: Divide by the length of the projection, which costs nothing, or by the gradient's
+            own, which makes cosines unbiased and costs about half a training step more.
         batch_size: Training images at a time.
         shard_size: Training images per file.
         progress: Called after every shard.
@@ -68,9 +75,9 @@ def index_gradients(
     projector = projector_of(recorder, projection)
     return build_index(
         folder,
-        provenance=provenance_of(recorder, train, projection),
+        provenance=provenance_of(recorder, train, projection, norms),
         indices=range(len(train)),
-        rows=rows_of(recorder, train, projector, batch_size),
+        rows=rows_of(recorder, train, projector, batch_size, norms),
         dimension=sum(projector.sizes.values()),
         shard_size=shard_size,
         progress=progress,
@@ -85,11 +92,22 @@ def repair_gradients(
     Raises:
         MismatchError: If the index is of another model or other data.
     """
-    recorder, projection = recorder_of(network, folder)
+    recorder, projection, norms = recorder_of(network, folder)
     projector = projector_of(recorder, projection)
-    ours = provenance_of(recorder, train, projection)
+    ours = provenance_of(recorder, train, projection, norms)
     ours.check_same(manifest_of(folder).provenance, Path(folder))
-    return verify(folder, repair=rows_of(recorder, train, projector, batch_size))
+    return verify(folder, repair=rows_of(recorder, train, projector, batch_size, norms))
+
+
+def check_data(network: Network, train: ImageData, folder: str | Path) -> None:
+    """Refuse an index of another model or of other data.
+
+    Raises:
+        MismatchError: If it is; the message names what differs.
+    """
+    recorder, projection, norms = recorder_of(network, folder)
+    ours = provenance_of(recorder, train, projection, norms)
+    ours.check_same(manifest_of(folder).provenance, Path(folder))
 
 
 def search_gradients(
@@ -100,6 +118,7 @@ def search_gradients(
     *,
     count: int,
     score: Literal["cosine", "dot"] = "cosine",
+    opponents: bool = False,
 ) -> Neighbours:
     """Return the training images whose stored gradients fit best with each query's.
 
@@ -113,18 +132,22 @@ def search_gradients(
         target: What is asked about each query.
         count: Training images per query.
         score: Whether the lengths of gradients count.
+        opponents: Return those with the lowest scores instead.
 
     Raises:
         MismatchError: If the index is of another model.
     """
     check_images(images)
-    recorder, projection = recorder_of(network, folder)
+    recorder, projection, norms = recorder_of(network, folder)
     recorded = recorder.record(images, target)
     rows = flat(projector_of(recorder, projection).project(recorded))
     if score == "cosine":
-        norms = recorded.norm()
-        rows = rows / torch.where(norms > 0, norms, torch.ones_like(norms))[:, None]
-    return query(folder, rows, count=count, score=score)
+        lengths = recorded.norm() if norms == "exact" else rows.norm(dim=1)
+        rows = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))[:, None]
+    if not opponents:
+        return query(folder, rows, count=count, score=score)
+    lowest = query(folder, -rows, count=count, score=score)
+    return replace(lowest, scores=-lowest.scores)
 
 
 def projector_of(recorder: Recorder, projection: Projection) -> Projector:
@@ -134,7 +157,9 @@ def projector_of(recorder: Recorder, projection: Projection) -> Projector:
     return projection.projector(recorder.record(example, Margin(labels)))
 
 
-def provenance_of(recorder: Recorder, train: ImageData, projection: Projection) -> Provenance:
+def provenance_of(
+    recorder: Recorder, train: ImageData, projection: Projection, norms: Norms
+) -> Provenance:
     """Return of what an index is made."""
     return Provenance(
         model=recorder.network.fingerprint(),
@@ -145,12 +170,13 @@ def provenance_of(recorder: Recorder, train: ImageData, projection: Projection) 
             "projection": STREAM,
             "dimension": projection.dimension,
             "seed": projection.seed,
+            "norms": norms,
         },
         code=version("whence"),
     )
 
 
-def recorder_of(network: Network, folder: str | Path) -> tuple[Recorder, Projection]:
+def recorder_of(network: Network, folder: str | Path) -> tuple[Recorder, Projection, Norms]:
     """Return what records and projects as an index did, for the same model."""
     made = manifest_of(folder).provenance
     if network.fingerprint() != made.model:
@@ -168,11 +194,12 @@ def recorder_of(network: Network, folder: str | Path) -> tuple[Recorder, Project
     projection = Projection(
         dimension=int(made.settings["dimension"]), seed=int(made.settings["seed"])
     )
-    return Recorder(network, made.parameters), projection
+    norms: Norms = "projected" if made.settings.get("norms") == "projected" else "exact"
+    return Recorder(network, made.parameters), projection, norms
 
 
 def rows_of(
-    recorder: Recorder, train: ImageData, projector: Projector, batch_size: int
+    recorder: Recorder, train: ImageData, projector: Projector, batch_size: int, norms: Norms
 ) -> MakeRows:
     """Return what makes the rows of some training images."""
     device = recorder.network.example.device
@@ -182,11 +209,12 @@ def rows_of(
             labels = batch.labels.to(device)
             check_labels(train, batch.indices, labels, recorder.network)
             recorded = recorder.record(batch.images.to(device), Margin(labels))
+            projected = flat(projector.project(recorded))
             yield Rows(
                 indices=batch.indices,
                 labels=batch.labels,
-                norms=recorded.norm(),
-                projected=flat(projector.project(recorded)),
+                norms=recorded.norm() if norms == "exact" else projected.norm(dim=1),
+                projected=projected,
             )
 
     return rows
