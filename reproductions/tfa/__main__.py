@@ -126,7 +126,8 @@ def resnet20() -> nn.Module:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model: nn.Module = module.resnet20()
-    state = torch.load(DATA / "weights" / "resnet20-12fca82f.th", weights_only=True)["state_dict"]
+    file = DATA / "weights" / "resnet20-12fca82f.th"
+    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     return model.eval()
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from reproductions.tfa.maps import Case, made, step_time
 from reproductions.tfa.tasks import Task, marked_with
 from whence.attribution import GradCAM, SmoothGrad
-from whence.core import Logit, Margin, Mean, ModelScalar, TensorData, Zero
+from whence.core import Logit, Margin, ModelScalar, Noise, Shuffled, TensorData
 from whence.evaluation import PointingGame, RelevanceRank, Spearman, reinitialised
 from whence.evaluation.ranking import average_precision
 from whence.evaluation.training_maps import (
@@ -226,9 +226,9 @@ def objects(
     rank, mass, kept = (
         RelevanceRank(),
         Concentration(),
-        KeptPixels(fractions=FRACTIONS, fills=(Mean(), Zero()), batch_size=32),
+        KeptPixels(fractions=FRACTIONS, fills=(Shuffled(), Noise()), batch_size=32),
     )
-    fidelity = RegionFidelity(regions=16, fill=Mean(), batch_size=32)
+    fidelity = RegionFidelity(regions=16, fill=Shuffled(), batch_size=32)
     for query in queries.of("object"):
         rows = top[query][:2]
         whole = influence_fn(case.influence, query, case.labels[rows])
@@ -283,7 +283,7 @@ def harmful(
 
 def noise(case: Case, queries: Queries, top: Tensor, table: Table) -> None:
     """T7 and the ablation of noise count and sigma of the paper's smoothed map."""
-    kept = KeptPixels(fractions=FRACTIONS, fills=(Mean(),), batch_size=32)
+    kept = KeptPixels(fractions=FRACTIONS, fills=(Shuffled(),), batch_size=32)
     for query in queries.of("object")[:4]:
         rows = top[query][:1]
         whole = influence_fn(case.influence, query, case.labels[rows])

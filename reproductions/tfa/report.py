@@ -47,9 +47,11 @@ map. Re-initialised rows are made on the network with other weights.
   images; a map that ignores the query gets 0.
 - **T3**: the object on the training images, for correct queries: rank accuracy, mass over area.
 - **T4**: the cosine of the training image in its highest pixels alone, less that without them;
-  pixels are replaced by the image's mean and by zero, which no map was made with.
+  pixels are replaced by the image's own in another order and by noise. No map was made with
+  these fills (occlusion blurs; input x gradient is in effect made with zero).
 - **T5**: on mislabelled images behind an error: the object that misled.
-- **T6**: correlation of what a map says of rectangles with the change when they are hidden.
+- **T6**: correlation of what a map says of rectangles with the change when they are hidden, by
+  their pixels in another order.
 - **cost**: CPU time per map, in training steps of the network (forward and full backward).
 
 Mass and hit reward sharp maps (the square of any map has more mass in the same place); rank
