@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from whence.errors import SettingError
-from whence.influence import SCORERS, Scorer, inverse_norm, one, residual, scorer_named
+from whence.influence import (
+    SCORERS,
+    Scorer,
+    inverse_norm,
+    one,
+    plain_settings,
+    residual,
+    scorer_named,
+)
 
 
 def test_names_lead_to_scorers_and_back():
@@ -27,3 +35,45 @@ def test_inner_products_take_the_residuals():
     assert torch.equal(residual(squared, residuals), residuals)
     assert torch.equal(residual(None, residuals), residuals)
     assert torch.equal(one(squared, residuals), torch.ones(2))
+
+
+def test_settings_are_read_from_texts_by_the_type_of_their_field():
+    found = scorer_named("trak", {"damping": "0.5", "space.kind": "sketch", "space.seed": "3"})
+    assert (found.damping, found.space.kind, found.space.seed) == (0.5, "sketch", 3)
+    assert scorer_named("ekfac", {"damping": "none"}).damping is None
+    assert scorer_named("influence", {"preconditioned": "yes"}).preconditioned is True
+    assert scorer_named("relatif", {"influence.damping": "0.5"}).influence.damping == 0.5
+    assert scorer_named("representation", {"measure": "l2"}).measure == "l2"
+    assert scorer_named("representation", {"node": "relu"}).node == "relu"
+    assert scorer_named("ekfac") in SCORERS
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("ekfac", {"dampning": "1"}, r"ekfac has no setting 'dampning'. Did you mean 'damping'\?"),
+        ("ekfac", {"damping": "much"}, "ekfac: damping takes float or none; got 'much'"),
+        ("lissa", {"depth": "1.5"}, "lissa: depth takes int; got '1.5'"),
+        ("representation", {"measure": "angle"}, "takes 'cos', 'dot', 'l2'; got 'angle'"),
+        ("trak", {"space.size": "4"}, "trak: space has no setting 'size'"),
+        ("grad-cos", {"damping": "1"}, "grad-cos has no setting 'damping'. Its settings: none"),
+        ("ekfac", {"draws": "1"}, "ekfac has no setting 'draws'"),
+        ("ekfac", {"name": "other"}, "ekfac has no setting 'name'"),
+        ("trackstar", {"mix": "2"}, "mix is a share from 0 to 1"),
+    ],
+)
+def test_settings_that_do_not_exist_or_cannot_be_read_are_told(name, settings, message):
+    with pytest.raises(SettingError, match=message):
+        scorer_named(name, settings)
+
+
+def test_plain_settings_are_what_a_record_can_hold():
+    assert plain_settings(scorer_named("relatif")) == {
+        "influence.damping": None,
+        "influence.draws.count": 1,
+        "influence.images": None,
+        "influence.seed": 0,
+        "influence.output": "loss",
+        "relative": "loss",
+    }
+    assert plain_settings(3) == {}

@@ -118,8 +118,39 @@ def audit(  # noqa: PLR0913 - one argument for each option
     ] = None,
     score: Annotated[
         str,
-        typer.Option(metavar="NAME", help="grad-cos or grad-dot.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="NAME",
+            help="How gradients become scores: grad-cos, grad-dot, tracin, gas, trak, influence, "
+            "lissa, explicit, arnoldi, datainf, kfac, ekfac, relatif, relatif-parameters, "
+            "gauss-newton, empirical-fisher, trackstar, representer, representation.",
+            rich_help_panel=METHOD,
+        ),
     ] = "grad-cos",
+    score_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of the score, such as damping=0.1 or space.dimension=1024.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights at a moment of training, or of another run, over which scores are "
+            "added up; give several in the order of training.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="RATE",
+            help="The learning rate at each checkpoint, for tracin and gas; 1 by default.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     parameters: Annotated[
         str,
         typer.Option(
@@ -149,9 +180,10 @@ def audit(  # noqa: PLR0913 - one argument for each option
     same as JSON, NPZ and CSV for programs. The folder appears when the audit has ended well.
     """
     from whence.attribution import method_named
+    from whence.influence import scorer_named
     from whence.recipes import audit as run
     from whence.recipes import load_case, load_subject
-    from whence.recipes.load import pairs
+    from whence.recipes.load import load_checkpoints, pairs
 
     chosen = places(queries)
     loaded = load_subject(
@@ -180,7 +212,8 @@ def audit(  # noqa: PLR0913 - one argument for each option
             queries=chosen,
             count=count,
             k=k,
-            score=score,
+            score=scorer_named(score, pairs(score_set or (), "damping=0.1")),
+            checkpoints=load_checkpoints(loaded, checkpoint or (), learning_rate),
             parameters=parameters,
             method=how,
             training_method=method_named(

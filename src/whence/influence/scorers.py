@@ -3,6 +3,7 @@
 Where they come from is in :mod:`whence.influence.scoring`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -21,6 +22,7 @@ from whence.influence.exact import (
 from whence.influence.features import RepresentationSimilarity, RepresenterPoints
 from whence.influence.projected import TRAK, ProjectedFisher, TrackStar
 from whence.influence.scoring import Output, Scorer, Scoring, asked, inverse_norm
+from whence.influence.settings import with_settings
 
 __all__ = ["GAS", "SCORERS", "GradCos", "GradDot", "TracIn", "scorer_named"]
 
@@ -195,14 +197,22 @@ SCORERS: tuple[Scorer, ...] = (
 """The scorers by name, with their default settings."""
 
 
-def scorer_named(name: str) -> Scorer:
-    """Return the scorer of this name.
+def scorer_named(name: str, settings: Mapping[str, str] | None = None) -> Scorer:
+    """Return the scorer of this name, with these settings.
+
+    Args:
+        name: A name of :data:`SCORERS`.
+        settings: Texts by field name; a field of an inner value by a dot.
 
     Raises:
-        SettingError: If there is none.
+        SettingError: If there is no such scorer or setting, or a text cannot be read.
+
+    Example:
+        >>> scorer_named("trak", {"space.dimension": "512"}).space.dimension
+        512
     """
     for scorer in SCORERS:
         if scorer.name == name:
-            return scorer
+            return with_settings(scorer, settings or {}, name)
     msg = f"Unknown score {name!r}. Choose one of: {', '.join(s.name for s in SCORERS)}."
     raise SettingError(msg)

@@ -8,6 +8,7 @@ from torch import nn
 from whence.adapters import LoadedModel, Preprocessing
 from whence.attribution import IntegratedGradients, method_named
 from whence.core import ImageData, Method, Progress, silent
+from whence.influence import Checkpoint, Scorer, scorer_named
 from whence.recipes.auditor import Auditor, Settings, Subject
 from whence.report import write_report
 from whence.results import AuditRecord, new_folder, save_audit
@@ -27,7 +28,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     queries: str | Sequence[int] = "wrong",
     count: int = 20,
     k: int = 5,
-    score: str = "grad-cos",
+    score: Scorer | str = "grad-cos",
+    checkpoints: Sequence[Checkpoint] = (),
     parameters: str | Sequence[str] = "all",
     method: Method | str | None = None,
     training_method: Method | str = "input-x-gradient",
@@ -59,7 +61,10 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
             labels); ``"all"``; or places in the test data.
         count: At most so many queries, spread evenly.
         k: Proponents and opponents for each.
-        score: ``"grad-cos"`` or ``"grad-dot"``.
+        score: How gradients become scores: a name such as ``"ekfac"``, or a scorer with settings
+            of yours; see ``whence.influence.SCORERS``.
+        checkpoints: Weights over which scores are added up, in the order of training; the
+            model's own if there are none.
         parameters: Over which parameters gradients are compared: ``"all"``, ``"last-block"``,
             ``"last-layer"`` or patterns of names.
         method: How pixels of test images are attributed; :data:`DEFAULT_METHOD` if None.
@@ -83,7 +88,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         queries=queries if isinstance(queries, str) else tuple(queries),
         count=count,
         k=k,
-        score=score,
+        scorer=scorer_named(score) if isinstance(score, str) else score,
+        checkpoints=tuple(checkpoints),
         parameters=parameters if isinstance(parameters, str) else tuple(parameters),
         method=named(
             DEFAULT_METHOD if method is None else method, preprocessing_of(model, preprocessing)

@@ -21,7 +21,14 @@ from whence.core import (
     logit,
 )
 from whence.errors import DataError, SettingError
-from whence.influence import Influence, Ranking, influence, scorer_named
+from whence.influence import (
+    Checkpoint,
+    Influence,
+    Ranking,
+    Scorer,
+    influence,
+    plain_settings,
+)
 from whence.network import Network
 from whence.recipes.cards import class_names, dataset_card, model_card, run_card
 from whence.recipes.findings import CarriedMap, find_regions, sampled, suspect_labels
@@ -50,7 +57,8 @@ class Settings:
     queries: str | tuple[int, ...]
     count: int
     k: int
-    score: str
+    scorer: Scorer
+    checkpoints: tuple[Checkpoint, ...]
     parameters: str | tuple[str, ...]
     method: Method
     training_method: Method
@@ -65,7 +73,6 @@ class Settings:
         if isinstance(self.queries, str) and self.queries not in ("wrong", "all"):
             msg = f"queries must be 'wrong', 'all' or places; got {self.queries!r}."
             raise SettingError(msg)
-        scorer_named(self.score)
 
 
 @final
@@ -176,7 +183,8 @@ class Auditor:
             self.train,
             images,
             Margin(predictions),
-            scorer=scorer_named(self.settings.score),
+            scorer=self.settings.scorer,
+            checkpoints=self.settings.checkpoints or None,
             parameters=self.settings.parameters,
             batch_size=self.settings.batch_size,
             progress=self.progress,
@@ -406,7 +414,9 @@ class Auditor:
             "queries": s.queries if isinstance(s.queries, str) else list(s.queries),
             "count": s.count,
             "k": s.k,
-            "score": s.score,
+            "score": s.scorer.name,
+            "score settings": plain_settings(s.scorer),
+            "checkpoints": len(s.checkpoints),
             "parameters": s.parameters if isinstance(s.parameters, str) else list(s.parameters),
             "share of parameters compared": round(scores.coverage, 4),
             "passes over the training data": scores.passes,

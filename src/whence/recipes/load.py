@@ -18,13 +18,16 @@ from whence.adapters.models import outputs
 from whence.adapters.streamed import PictureData
 from whence.adapters.timm import build_timm, timm_preprocessing
 from whence.adapters.torchvision import build_torchvision, torchvision_preprocessing
+from whence.adapters.weights import fit_names, read_weights
 from whence.errors import DataError, SettingError
+from whence.influence import Checkpoint
 from whence.recipes.cards import class_names
 
 __all__ = [
     "Case",
     "load_architecture",
     "load_case",
+    "load_checkpoints",
     "load_classes",
     "load_images",
     "load_subject",
@@ -186,6 +189,33 @@ def read_input(settings: Sequence[str]) -> Preprocessing | None:
     """
     found = {key: parsed(value) for key, value in pairs(settings, "size=32").items()}
     return declared_preprocessing(found, "command line") if found else None
+
+
+def load_checkpoints(
+    model: LoadedModel, files: Sequence[Path], rates: Sequence[float] | None = None
+) -> tuple[Checkpoint, ...]:
+    """Load weights at several moments of training, for scores over all of them.
+
+    Args:
+        model: The model that they are weights of.
+        files: Weight files, in the order of training.
+        rates: The learning rate at each; 1 for all by default.
+
+    Raises:
+        SettingError: If there is not one rate for each file.
+        WeightsError: If a file cannot be read.
+    """
+    if rates and len(rates) != len(files):
+        msg = (
+            f"Each checkpoint needs its learning rate: {len(files)} files and {len(rates)} rates "
+            f"were given."
+        )
+        raise SettingError(msg)
+    names = list(model.module.state_dict())
+    return tuple(
+        Checkpoint(weights=fit_names(read_weights(file), names), learning_rate=rate)
+        for file, rate in zip(files, rates or [1.0] * len(files), strict=True)
+    )
 
 
 def pairs(settings: Sequence[str], example: str) -> Mapping[str, str]:
