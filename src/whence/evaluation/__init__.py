@@ -40,6 +40,14 @@ from whence.evaluation.retrieval import (
 )
 from whence.evaluation.soundness import Completeness, Soundness
 from whence.evaluation.steps import Fill, Imputer, Segments, Squares
+from whence.evaluation.training_maps import (
+    Concentration,
+    KeptPixels,
+    MapStability,
+    QueryShift,
+    RegionFidelity,
+    precision_at,
+)
 
 __all__ = [
     "IDSDS",
@@ -55,6 +63,7 @@ __all__ = [
     "CellDropout",
     "Cells",
     "Completeness",
+    "Concentration",
     "Curve",
     "Datamodeling",
     "DatamodelingResult",
@@ -67,7 +76,9 @@ __all__ = [
     "IdenticalSubclass",
     "Imputer",
     "Insertion",
+    "KeptPixels",
     "LinearDatamodelingScore",
+    "MapStability",
     "MaskedArea",
     "Mean",
     "MetricCard",
@@ -78,6 +89,8 @@ __all__ = [
     "ParameterRandomisation",
     "PixelFlipping",
     "PointingGame",
+    "QueryShift",
+    "RegionFidelity",
     "RegionPerturbation",
     "RelevanceMass",
     "RelevanceRank",
@@ -95,6 +108,7 @@ __all__ = [
     "cells_of",
     "mask_share",
     "masked_areas",
+    "precision_at",
     "random_order",
     "reinitialised",
 ]
