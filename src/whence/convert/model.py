@@ -13,12 +13,17 @@ from whence.convert.change import Change, Route, Wrapping
 from whence.convert.coordinate import HomogeneousCoordinate, bias_mass
 from whence.convert.names import ROUTES, AnyRoute
 from whence.convert.refit import Refitting, sizes_to_keep
-from whence.convert.report import ConversionReport, DivergenceWarning, refusals_in
-from whence.convert.scales import layer_scales
+from whence.convert.report import (
+    ConversionReport,
+    DivergenceWarning,
+    divergence_of,
+    refusals_in,
+)
+from whence.convert.scales import diverging, layer_scales
 from whence.convert.surgery import GraphRoute, opened
 from whence.convert.wrapper import Wrapped, energy_share
 from whence.core import Images, Logit, logits_of
-from whence.errors import UnsupportedOperation
+from whence.errors import NumericsError, UnsupportedOperation, WhenceError
 from whence.network import Network
 
 __all__ = ["Conversion", "converted", "x_dnn"]
@@ -83,7 +88,8 @@ def converted(
 ) -> Conversion:
     """Return a changed copy of the model with its report, whether it is an X-DNN or not.
 
-    Warns with :class:`DivergenceWarning` if activations explode or vanish.
+    Warns with :class:`DivergenceWarning` if activations explode or vanish, and raises
+    :class:`whence.errors.NumericsError` with their sizes if they overflow.
 
     Args:
         model: A classifier in eval mode.
@@ -107,7 +113,7 @@ def converted(
         seen = wrapping.images(seen)
         if isinstance(wrapping, HomogeneousCoordinate):
             mass = mass_of(made, seen[:TESTED])
-    network = Network.read(made, seen)
+    network = read_changed(before, made, images, seen)
     for fitting in (route for route in routes if isinstance(route, Refitting)):
         if network.shape == before.shape:
             changes += fitting.refit(before, network, images)
@@ -131,7 +137,7 @@ def operated(
 ) -> tuple[nn.Module, list[Change]]:
     """Change the graph of a model, where something still breaks homogeneity; else return it."""
     chosen = [route for route in routes if isinstance(route, GraphRoute)]
-    network = Network.read(model, images)
+    network = read_changed(before, model, images, images)
     if not chosen:
         return model, []
     surgery = opened(network)
@@ -143,6 +149,26 @@ def operated(
     surgery.graph.eliminate_dead_code()
     sizes, more = sizes_to_keep(before, surgery.graph, shown)
     return surgery.closed(shown, sizes), [*surgery.changes, *more]
+
+
+def read_changed(before: Network, made: nn.Module, images: Images, seen: Tensor) -> Network:
+    """Read a changed model; where it overflows, say so with the size of each layer's output.
+
+    Raises:
+        NumericsError: With the layers whose outputs explode, as double precision sees them.
+    """
+    try:
+        return Network.read(made, seen)
+    except NumericsError as error:
+        try:
+            exact, shown = copy.deepcopy(made).double(), seen[:TESTED].double()
+            scales = layer_scales(before, Network.read(exact, shown), images[:TESTED], shown)
+        except WhenceError:
+            scales = ()
+        if not diverging(scales):
+            raise
+        msg = f"The changed network overflows. {divergence_of(diverging(scales))}"
+        raise NumericsError(msg) from error
 
 
 @torch.no_grad()

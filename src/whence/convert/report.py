@@ -1,5 +1,6 @@
 r"""Report: what a conversion changed, and whether the outcome is an X-DNN."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -7,7 +8,7 @@ from whence.convert.change import Change
 from whence.convert.scales import LayerScale, diverging
 from whence.network import Homogeneity, OperationDegree
 
-__all__ = ["ConversionReport", "DivergenceWarning", "Refusal", "refusals_in"]
+__all__ = ["ConversionReport", "DivergenceWarning", "Refusal", "divergence_of", "refusals_in"]
 
 LIST = 12
 """Lines of a list that are shown."""
@@ -74,15 +75,7 @@ class ConversionReport:
     @property
     def divergence(self) -> str:
         """What the divergence warning says."""
-        lines = listed(
-            [f"{s.path}: {s.before:.3g} -> {s.after:.3g}, x {s.ratio:.2g}" for s in self.diverging]
-        )
-        return (
-            "Activations explode or vanish in the converted network; the size of each layer's "
-            "output (root mean square) before and after:\n" + "\n".join(lines) + "\nFine-tune "
-            "with a small learning rate and clipped gradients, keep a norm (UncentredBatchNorms), "
-            "or train from scratch."
-        )
+        return divergence_of(self.diverging)
 
     def __str__(self) -> str:
         """Return the report as text."""
@@ -118,6 +111,17 @@ class ConversionReport:
         if self.diverging:
             lines.append(self.divergence)
         return "\n".join(lines)
+
+
+def divergence_of(scales: Sequence[LayerScale]) -> str:
+    """Return which layers' activations explode or vanish, and what to do."""
+    lines = listed([f"{s.path}: {s.before:.3g} -> {s.after:.3g}, x {s.ratio:.2g}" for s in scales])
+    return (
+        "Activations explode or vanish in the converted network; the size of each layer's "
+        "output (root mean square) before and after:\n" + "\n".join(lines) + "\nFine-tune "
+        "with a small learning rate and clipped gradients, keep a norm (UncentredBatchNorms), "
+        "or train from scratch."
+    )
 
 
 def listed(lines: list[str]) -> list[str]:

@@ -116,7 +116,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
         outputs = logits_from(base, some[:2]).shape[1]
     for data in (train, validation, *((test,) if test is not None else ())):
         check_data(data, outputs)
-    check_prior(prior, weights, settings)
+    check_prior(prior, weights)
     tally = counts(train, outputs)
     if intercept:
         settings = replace(settings, intercept=intercept_of(tally))
@@ -182,8 +182,8 @@ def certified(
     save_x_dnn(made, images, path, classes=classes, preprocessing=settings, overwrite=True)
 
 
-def check_prior(prior: Prior | None, weights: Sequence[float], settings: TrainingSettings) -> None:
-    """Refuse weights without a prior or out of range, and masks that do not move with images."""
+def check_prior(prior: Prior | None, weights: Sequence[float]) -> None:
+    """Refuse weights without a prior, or out of range."""
     if prior is None:
         if weights:
             listed = ", ".join(f"{weight:g}" for weight in weights)
@@ -194,12 +194,6 @@ def check_prior(prior: Prior | None, weights: Sequence[float], settings: Trainin
         if not 0 <= weight < math.inf:
             msg = f"A prior's weight is 0 or more, and finite; got {weight}."
             raise SettingError(msg)
-    if settings.vary and hasattr(prior.penalty, "masks"):
-        msg = (
-            "Varying the images moves them under their masks, which stay. Train without varying "
-            "the images, or with a prior that has no masks."
-        )
-        raise SettingError(msg)
 
 
 def best_of(rows: Sequence[FitRow], *, with_prior: bool) -> FitRow:

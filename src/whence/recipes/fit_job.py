@@ -26,6 +26,7 @@ from whence.network import Network
 from whence.priors import Prior, PriorLoss, prior_loss
 from whence.recipes.fit_record import FitRow, log_text, read_row, save_row, spreads_in
 from whence.recipes.fit_run import RUNS
+from whence.recipes.fit_vary import masked, varied_together
 from whence.recipes.measure import Measured, device_of, measured
 from whence.results.folder import write_whole
 
@@ -190,12 +191,13 @@ class Job:
                 write_whole(place / "log.csv", log_text(rows).encode())
             check_collapse(rows, one.weight, self.usual)
 
+        together = self.settings.vary and masked(self.prior)
         return train(
             module,
-            Task(prior=self.weighed(one.weight), settings=self.settings),
+            Task(prior=self.weighed(one.weight), settings=self.settings, together=together),
             self.train,
             self.validation,
-            settings=self.settings,
+            settings=replace(self.settings, vary=self.settings.vary and not together),
             folder=place,
             watch=watch,
             progress=partial(self.told, one.name),
@@ -228,10 +230,12 @@ class Task:
         prior: The prior, if there is one; a method that works on layers gets the network's graph,
             in eval mode.
         settings: Says what is added to the logits.
+        together: Images are varied here, masks with them, and not where they are loaded.
     """
 
     prior: Prior | None
     settings: TrainingSettings
+    together: bool = False
 
     def __post_init__(self) -> None:
         """Start without a graph."""
@@ -241,17 +245,18 @@ class Task:
         self, module: nn.Module, images: Tensor, labels: Tensor, rows: Tensor, step: int
     ) -> PriorLoss:
         """Return the loss."""
-        if self.prior is None:
+        prior = None if self.prior is None else self.prior.at(rows.cpu(), step)
+        if self.together:
+            images, prior = varied_together(images, prior, self.settings, step)
+        if prior is None:
             logits = check_logits(logits_of(module(images)), len(images))
             own = self.task(logits, labels)
             return PriorLoss(total=own, task=own, penalty=torch.full_like(own, 0), logits=logits)
         run: Any = module
-        if needs_network(self.prior):
+        if needs_network(prior):
             self.network = self.network or read(module, images)
             run = self.network
-        return prior_loss(
-            run, images, labels, prior=self.prior.at(rows.cpu(), step), task=self.task
-        )
+        return prior_loss(run, images, labels, prior=prior, task=self.task)
 
     def task(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy, the intercept added to the logits."""
