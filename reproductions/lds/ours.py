@@ -1,7 +1,7 @@
 """The scorers of whence on a task, each fitted to the models of all training images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -10,9 +10,15 @@ from reproductions.lds.training import model_of
 from reproductions.lds.truth import STAGES, Truth
 from whence.core import Margin, TensorData
 from whence.influence import (
+    EKFAC,
+    KFAC,
     SCORERS,
+    TRAK,
     Checkpoint,
     Influence,
+    InfluenceFunction,
+    Projected,
+    ProjectedFisher,
     Scorer,
     SelfInfluence,
     influence,
@@ -28,6 +34,11 @@ AVERAGED = ("grad-dot", "grad-cos", "trak", "kfac", "ekfac")
 
 BATCH = 100
 
+DECAY = "damping = decay"
+"""The weight decay of the training: what the curvature of the trained loss has on its diagonal."""
+
+SKETCH = Projected(dimension=4096, kind="sketch")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -36,24 +47,39 @@ class Row:
     Args:
         scorer: The scorer.
         models: ``"one"``, ``"stages"`` of one training run, or ``"several"`` runs.
+        setting: What was set other than by default.
     """
 
     scorer: Scorer
-    models: str
+    models: str = "one"
+    setting: str = ""
 
     @property
     def name(self) -> str:
         """What the row is called in tables and files."""
-        return self.scorer.name if self.models != "several" else f"{self.scorer.name} x models"
+        name = f"{self.scorer.name}, {self.setting}" if self.setting else self.scorer.name
+        return name if self.models != "several" else f"{name} x models"
 
 
 def rows_of(task: Task) -> Iterator[Row]:
-    """Yield the rows of a task."""
+    """Yield the rows of a task: every scorer by default, then some with other settings."""
     for scorer in SCORERS:
         yield Row(scorer=scorer, models="stages" if scorer.name in ALONG else "one")
-    for scorer in SCORERS:
-        if task.members > 1 and scorer.name in AVERAGED:
-            yield Row(scorer=scorer, models="several")
+    set_otherwise = [
+        Row(scorer=EKFAC(damping=task.decay), setting=DECAY),
+        Row(scorer=KFAC(damping=task.decay), setting=DECAY),
+        Row(scorer=InfluenceFunction(damping=task.decay), setting=DECAY),
+        Row(scorer=TRAK(space=SKETCH, damping=1.0), setting="sketch, damping 1"),
+        Row(scorer=ProjectedFisher(space=SKETCH, damping=0.1), setting="sketch, damping 0.1"),
+    ]
+    yield from set_otherwise
+    if task.members > 1:
+        for scorer in SCORERS:
+            if scorer.name in AVERAGED:
+                yield Row(scorer=scorer, models="several")
+        for row in set_otherwise:
+            if row.scorer.name in AVERAGED:
+                yield replace(row, models="several")
 
 
 def network_of(task: Task, data: Digits, truth: Truth) -> Network:

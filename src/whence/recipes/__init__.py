@@ -7,22 +7,36 @@ from whence.recipes.explain import Explanation, explain
 from whence.recipes.fit import fit
 from whence.recipes.fit_record import FitRecord
 from whence.recipes.load import Case, load_architecture, load_case, load_images, load_subject
+from whence.recipes.removal import (
+    GroupInfluence,
+    RemovalCurve,
+    Retrain,
+    group_influence,
+    removal_curve,
+    retrain_each,
+)
 
 __all__ = [
     "Case",
     "Demonstration",
     "Explanation",
     "FitRecord",
+    "GroupInfluence",
     "PatchShare",
     "PlantedDigits",
+    "RemovalCurve",
+    "Retrain",
     "audit",
     "demonstrate",
     "explain",
     "fit",
+    "group_influence",
     "load_architecture",
     "load_case",
     "load_images",
     "load_subject",
     "planted_digits",
+    "removal_curve",
+    "retrain_each",
     "train_network",
 ]
