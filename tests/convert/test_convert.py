@@ -20,7 +20,7 @@ from whence.convert import (
     converted,
     x_dnn,
 )
-from whence.errors import MissingExtra, UnsupportedOperation
+from whence.errors import MissingExtra, NumericsError, UnsupportedOperation
 
 
 def filled(model):
@@ -338,6 +338,20 @@ def test_a_network_that_diverges_without_its_biases_is_warned_of_layer_by_layer(
     worst = max(report.diverging, key=lambda scale: scale.ratio)
     assert worst.after > 30 * worst.before
     assert "small learning rate" in str(report)
+
+
+def test_a_network_that_overflows_without_its_biases_is_refused_with_the_size_of_each_layer():
+    layers = []
+    for _ in range(45):
+        layer = nn.Conv2d(3, 3, 1)
+        nn.init.constant_(layer.weight, 10 / 3)
+        nn.init.constant_(layer.bias, -100.0)
+        layers += [layer, nn.ReLU()]
+    held = nn.Sequential(*layers, nn.Flatten(), nn.Linear(48, 4)).eval()
+    for routes in (ROUTES, (StripBiases(),)):
+        with pytest.raises(NumericsError, match=r"(?s)overflows.*6: 100 -> .*and 3\d more") as told:
+            converted(held, torch.rand(2, 3, 4, 4) + 0.5, routes=routes)
+        assert "keep a norm" in str(told.value)
 
 
 def test_an_uncentred_norm_is_a_scale_in_eval_mode_and_normalises_in_train_mode(images):
