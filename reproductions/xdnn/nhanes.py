@@ -340,13 +340,13 @@ def ordering(done: Mapping[Cell, Row]) -> list[str]:
         holds = "holds" if gap > 2 * error else "does not hold"
         lines.append(
             f"{variant}: that X-Gradient and EG are above RRR, Grad and none {holds} "
-            f"({gap:+.3f} +- {error:.3f})"
+            f"({gap:+.3f} ± {error:.3f})"
         )
         one, other = rows["X-Gradient"], rows["EG(1)"]
         gap, error = one["test"] - other["test"], math.hypot(one["error"], other["error"])
         holds = "holds" if gap > 2 * error else "does not hold"
         lines.append(
-            f"{variant}: that X-Gradient is above EG(1) {holds} ({gap:+.3f} +- {error:.3f})"
+            f"{variant}: that X-Gradient is above EG(1) {holds} ({gap:+.3f} ± {error:.3f})"
         )
     return lines
 
