@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reproductions.tfa.maps import Case, made, step_time
+from reproductions.tfa.maps import Case, made, makers, seconds, step
 from reproductions.tfa.tasks import Task, marked_with
 from whence.attribution import GradCAM, SmoothGrad
 from whence.core import Logit, Margin, ModelScalar, Noise, Shuffled, TensorData
@@ -25,7 +26,7 @@ from whence.influence import GradCos, Influence, influence
 from whence.network import Network
 from whence.training_features import influence_fn, neutral
 
-__all__ = ["Table", "run"]
+__all__ = ["Table", "costs", "run"]
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.4)
 TOP = 5
@@ -120,17 +121,36 @@ def run(
         labels=task.labels,
         neutral=neutral(scores, train, samples=32),
     )
-    table, costs = Table(), {}
+    table = Table()
     facts: dict[str, float] = {"test accuracy": float((predicted == task.truths).float().mean())}
-    shortcut(task, case, queries, top, table, costs, facts)
-    objects(task, case, queries, top, table, costs)
-    harmful(task, case, queries, top, table, costs, facts)
+    shortcut(task, case, queries, top, table, facts)
+    objects(task, case, queries, top, table)
+    harmful(task, case, queries, top, table, facts)
     if ablate:
         noise(case, queries, top, table)
-    unit = step_time(case)
-    for name, seconds in costs.items():
-        table.add(name, "cost", torch.tensor([sorted(seconds)[len(seconds) // 2] / unit]))
     return {"rows": table.rows, "facts": facts}
+
+
+def costs(task: Task, model: nn.Module, count: int = 16) -> dict[str, float]:
+    """Return the CPU time of each map of a batch, in training steps of the same batch."""
+    train = TensorData(images=task.images[:64], labels=task.labels[:64])
+    network = Network.read(model, task.images[:2])
+    asked = Margin(task.truths[:1])
+    scores = influence(network, train, task.tests[:1], asked, scorer=GradCos())
+    case = Case(
+        network=network,
+        influence=scores,
+        fresh=scores,
+        images=task.images[:64],
+        labels=task.labels[:64],
+        neutral=neutral(scores, train, samples=2),
+    )
+    rows = torch.arange(count)
+    unit = seconds(lambda: step(case, rows))
+    return {
+        name: seconds(partial(make, case, 0, rows)) / unit
+        for name, make in makers(case.neutral).items()
+    }
 
 
 def fresh_scores(task: Task, model: nn.Module, queries: Queries, top: Tensor) -> Influence:
@@ -168,7 +188,6 @@ def shortcut(
     queries: Queries,
     top: Tensor,
     table: Table,
-    costs: dict[str, list[float]],
     facts: dict[str, float],
 ) -> None:
     """T1 and T2: is the shortcut lit, and only where the query has it?"""
@@ -191,7 +210,7 @@ def shortcut(
         region = square.expand(len(rows), -1, -1, -1)
         if task.masks is not None and task.name != "shapes":
             region = ~task.masks[rows]
-        maps, others = (made(case, q, rows, costs) for q in (query, other))
+        maps, others = (made(case, q, rows) for q in (query, other))
         for name, values in maps.items():
             table.add(name, "T1 rank", rank(values, region))
             table.add(name, "T1 mass", mass(values, region))
@@ -220,7 +239,6 @@ def objects(
     queries: Queries,
     top: Tensor,
     table: Table,
-    costs: dict[str, list[float]],
 ) -> None:
     """T3, T4 and T6: the object, insertion and deletion of training pixels, fidelity."""
     rank, mass, kept = (
@@ -233,7 +251,7 @@ def objects(
         rows = top[query][:2]
         whole = influence_fn(case.influence, query, case.labels[rows])
         falls = fidelity.falls(whole, case.images[rows])
-        for name, values in made(case, query, rows, costs).items():
+        for name, values in made(case, query, rows).items():
             if task.masks is not None:
                 masks = widened(task.masks[rows])
                 some = masks.flatten(1).double().mean(dim=1) < 0.6
@@ -259,7 +277,6 @@ def harmful(
     queries: Queries,
     top: Tensor,
     table: Table,
-    costs: dict[str, list[float]],
     facts: dict[str, float],
 ) -> None:
     """T5: are the images behind an error found, and is what misled shown on them?"""
@@ -276,7 +293,7 @@ def harmful(
         if not len(rows):
             continue
         masks = widened(task.masks[rows])
-        for name, values in made(case, query, rows, costs).items():
+        for name, values in made(case, query, rows).items():
             table.add(name, "T5 rank", rank(values, masks))
             table.add(name, "T5 mass", mass(values, masks))
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from whence.evaluation import random_order
 from whence.influence import Influence
 from whence.network import Network
 from whence.training_features import (
-    InfluenceLRP,
     Neutral,
     SharedEvidence,
     TrainingMap,
@@ -23,7 +23,7 @@ from whence.training_features import (
     reduced,
 )
 
-__all__ = ["BASELINES", "Case", "made"]
+__all__ = ["BASELINES", "Case", "made", "makers", "seconds", "step"]
 
 BASELINES: dict[str, Method] = {
     "2: saliency": Gradient(),
@@ -60,44 +60,44 @@ class Case:
 
 
 Maps = dict[str, Tensor]
-Costs = dict[str, list[float]]
+Maker = Callable[[Case, int, Tensor], Tensor]
+"""From a case, a query and some training images to their maps."""
 
 
-def made(case: Case, query: int, rows: Tensor, costs: Costs) -> Maps:
-    """Return all maps ``(b, 1, h, w)`` of some training images for a query, and note their cost."""
-    images, labels = case.images[rows], case.labels[rows]
+def makers(neutral: Neutral) -> dict[str, Maker]:
+    """Return what makes each map that is compared."""
     chosen = {name: map_named(name) for name in OURS}
     chosen["shared-evidence, neutral"] = TrainingMap(
         name="shared-evidence, neutral",
-        method=SharedEvidence(neutral=case.neutral),
+        method=SharedEvidence(neutral=neutral),
         hold_weights=True,
         reduction="signed",
         says="without what is common to the class",
     )
-    found = {
-        name: timed(
-            costs, name, len(rows), lambda each=each: of(case.influence, query, rows, each, case)
-        )
-        for name, each in chosen.items()
-    }
-    for name, method in BASELINES.items():
-        f = ModelScalar(case.network, Margin(labels))
-        plain = "absolute-maximum" if isinstance(method, Gradient) else "signed"
-        found[name] = timed(
-            costs,
-            name,
-            len(rows),
-            lambda method=method, f=f, plain=plain: reduced(method(f, images), plain)[:, None],
-        )
-    again = TrainingMap(
-        name="", method=InfluenceLRP(), hold_weights=True, reduction="signed", says=""
-    )
-    found["random pixels"] = random_order(images, seed=query)
-    found["tfa, re-initialised"] = of(case.fresh, query, rows, map_named("tfa"), case)
-    found["influence-lrp, re-initialised"] = of(case.fresh, query, rows, again, case)
-    found["shared-evidence, re-initialised"] = of(
-        case.fresh, query, rows, map_named("shared-evidence"), case
-    )
+    ours = {name: partial(shared, each) for name, each in chosen.items()}
+    return {**ours, **{name: partial(ordinary, method) for name, method in BASELINES.items()}}
+
+
+def shared(each: TrainingMap, case: Case, query: int, rows: Tensor) -> Tensor:
+    """Return a training-feature map."""
+    return of(case.influence, query, rows, each, case)
+
+
+def ordinary(method: Method, case: Case, query: int, rows: Tensor) -> Tensor:
+    """Return an ordinary attribution of training images for their own labels."""
+    del query
+    f = ModelScalar(case.network, Margin(case.labels[rows]))
+    plain = isinstance(method, Gradient)
+    values = method(f, case.images[rows]).detach()
+    return reduced(values, "absolute-maximum" if plain else "signed")[:, None]
+
+
+def made(case: Case, query: int, rows: Tensor) -> Maps:
+    """Return all maps ``(b, 1, h, w)`` of some training images for a query."""
+    found = {name: make(case, query, rows) for name, make in makers(case.neutral).items()}
+    found["random pixels"] = random_order(case.images[rows], seed=query)
+    for name in ("tfa", "influence-lrp", "shared-evidence"):
+        found[f"{name}, re-initialised"] = of(case.fresh, query, rows, map_named(name), case)
     return found
 
 
@@ -105,24 +105,23 @@ def of(influence: Influence, query: int, rows: Tensor, each: TrainingMap, case: 
     """Return one training-feature map of some training images."""
     weights = held_weights(influence, rows) if each.hold_weights else None
     f = influence_fn(influence, query, case.labels[rows], weights)
-    return reduced(each.method(f, case.images[rows]), each.reduction)[:, None]
+    values = each.method(f, case.images[rows]).detach()
+    return reduced(values, each.reduction)[:, None]
 
 
-def timed(costs: Costs, name: str, count: int, make: Callable[[], Tensor]) -> Tensor:
-    """Return what a function makes, and note its CPU time for each image."""
-    started = time.process_time()
-    found = make().detach()
-    costs.setdefault(name, []).append((time.process_time() - started) / count)
-    return found
+def seconds(make: Callable[[], object]) -> float:
+    """Return the CPU time of the faster of two calls."""
+    found = []
+    for _ in range(2):
+        started = time.process_time()
+        make()
+        found.append(time.process_time() - started)
+    return min(found)
 
 
-def step_time(case: Case) -> float:
-    """Return the CPU time of a training step for each of 16 images: the unit of cost."""
-    model = case.network
-    images, labels = case.images[:16], case.labels[:16]
-    started = time.process_time()
-    for _ in range(4):
-        with torch.enable_grad():
-            loss = torch.nn.functional.cross_entropy(model(images), labels)
-            torch.autograd.grad(loss, list(model.parameters.values()))
-    return (time.process_time() - started) / 64
+def step(case: Case, rows: Tensor) -> None:
+    """Make a training step without the update: forward and full backward."""
+    with torch.enable_grad():
+        logits = case.network(case.images[rows])
+        loss = torch.nn.functional.cross_entropy(logits, case.labels[rows])
+        torch.autograd.grad(loss, list(case.network.parameters.values()))

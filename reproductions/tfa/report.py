@@ -31,6 +31,11 @@ CHOSEN = (
     "Intervals: bootstrap over pairs of query and training image."
 )
 
+PRICE = (
+    "CPU time of the maps of 16 training images for one query, in training steps (forward and full "
+    "backward) of the same batch; the re-use of what knows no query is not counted."
+)
+
 OURS = ("shared-evidence", "shared-evidence, neutral")
 
 INTRODUCTION = """# Training-feature maps: T1 to T7
@@ -52,7 +57,6 @@ map. Re-initialised rows are made on the network with other weights.
 - **T5**: on mislabelled images behind an error: the object that misled.
 - **T6**: correlation of what a map says of rectangles with the change when they are hidden, by
   their pixels in another order.
-- **cost**: CPU time per map, in training steps of the network (forward and full backward).
 
 Mass and hit reward sharp maps (the square of any map has more mass in the same place); rank
 accuracy, T4 and the sign of T2 do not.
@@ -90,7 +94,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     lines += [f"- {key}: {', '.join(f'{v:.3f}' for v in values)}" for key, values in facts.items()]
     counts = [f"{m}: {len(pooled(rows, OURS[0], m))}" for m in measures]
     lines += [f"- pairs: {', '.join(counts)}", ""]
-    lines += [f"| map | {' | '.join(measures)} | cost |", "|--|" + "--|" * (len(measures) + 1)]
+    lines += [f"| map | {' | '.join(measures)} |", "|--|" + "--|" * len(measures)]
     for name in names_of(rows):
         cells = []
         for measure in measures:
@@ -99,8 +103,6 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             best = max(v for v in every.values() if v == v)  # noqa: PLR0124
             text = "" if own != own else f"{own:.3f}"  # noqa: PLR0124
             cells.append(f"**{text}**" if own == best else text)
-        cost = pooled(rows, name, "cost")
-        cells.append(f"{mean(cost):.1f}" if cost else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -143,8 +145,22 @@ def groups_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def report(rows: Sequence[dict[str, Any]]) -> str:
+def prices(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of costs."""
+    if not rows:
+        return []
+    titles = [row["cell"].removeprefix("cost: ").split(", seed")[0] for row in rows]
+    lines = ["", "## Cost", "", PRICE, ""]
+    lines += [f"| map | {' | '.join(titles)} |", "|--|" + "--|" * len(rows)]
+    for name in rows[0]["cost"]:
+        own = " | ".join(f"{row['cost'][name]:.1f}" for row in rows)
+        lines.append(f"| {name} | {own} |")
+    return lines
+
+
+def report(every: Sequence[dict[str, Any]]) -> str:
     """Return all tables."""
+    rows = [row for row in every if "rows" in row]
     lines = [INTRODUCTION]
     groups = groups_of(rows)
     for ours in OURS:
@@ -170,6 +186,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         for name in smoothed:
             both = [mean(pooled(rows, name, m)) for m in ("T7", "T4 gap")]
             lines.append(f"| {name} | {both[0]:.3f} | {both[1]:+.3f} |")
+    lines += prices([row for row in every if "cost" in row])
     spent = sum(row["cpu"] for row in rows)
     lines += ["", f"{len(rows)} networks, {spent / 60:.0f} minutes of one core.", ""]
     return "\n".join(lines)
