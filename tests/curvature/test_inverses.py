@@ -18,6 +18,7 @@ from whence.curvature import (
 )
 from whence.curvature import datainf as datainf_module
 from whence.curvature import dense as dense_module
+from whence.curvature import products as products_module
 from whence.curvature.rows import sizes_of
 from whence.errors import DataError, MismatchError, NumericsError, SettingError
 from whence.gradients import Damped, Projection
@@ -35,10 +36,12 @@ def solved(matrix, rows, damping):
 
 
 @pytest.mark.parametrize("size", [1, 4, 6])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", [*KINDS, "gauss-newton by classes"])
 @pytest.mark.parametrize("which", ["mixed", "linear"])
-def test_products_are_those_of_the_matrix(which, kind, size, request):
-    subject = request.getfixturevalue(which)
+def test_products_are_those_of_the_matrix(which, way, size, request, monkeypatch):
+    monkeypatch.setattr(products_module, "PER_CLASS", 0.0 if "classes" in way else 1e9)
+    monkeypatch.setattr(products_module, "CHUNK_BYTES", 1000)
+    subject, kind = request.getfixturevalue(which), way.split()[0]
     operator = CurvatureProduct(data=subject.chosen(batch_size=size), kind=kind)
     vectors = subject.vectors()
     expected = subject.flat(vectors) @ exact(subject, kind)
