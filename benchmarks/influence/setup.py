@@ -15,7 +15,7 @@ from whence.adapters.torchvision import open_torchvision
 from whence.core import TensorData
 from whence.network import Network
 
-__all__ = ["SUBJECTS", "ResNet9", "Setup"]
+__all__ = ["SUBJECTS", "ResNet9", "Setup", "ready"]
 
 DIGITS = Path(__file__).parents[3] / "shared" / "data" / "mnist.npz"
 CLASSES = 10
@@ -27,7 +27,9 @@ TRAINED = 3
 class Joined(nn.Module):
     """A convolution without bias, batch norm and ReLU."""
 
-    def __init__(self, wide: int, out: int, *, kernel: int = 3, stride: int = 1, pad: int = 1):
+    def __init__(
+        self, wide: int, out: int, *, kernel: int = 3, stride: int = 1, pad: int = 1
+    ) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(wide, out, kernel, stride, pad, bias=False)
         self.norm = nn.BatchNorm2d(out)
@@ -153,7 +155,7 @@ class Setup:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = SUBJECTS[self.name].make()
-            if SUBJECTS[self.name].side <= 32:  # noqa: PLR2004 - seconds, not minutes
+            if SUBJECTS[self.name].side <= 32:
                 train(model, self.data[0], SUBJECTS[self.name].batch)
             else:
                 settle(model, self.data[0].images[:16])
@@ -191,3 +193,16 @@ def settle(model: nn.Module, images: Tensor) -> None:
     model.train()
     with torch.no_grad():
         model(images)
+
+
+def ready(setup: Setup, folder: Path) -> Setup:
+    """Return the setup with its trained weights, which are kept in a folder."""
+    path = folder / f"{setup.name}.pt"
+    if path.is_file():
+        model = SUBJECTS[setup.name].make().eval()
+        model.load_state_dict(torch.load(path, weights_only=True))
+        setup.__dict__["model"] = model
+        return setup
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(setup.model.state_dict(), path)
+    return setup

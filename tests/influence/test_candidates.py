@@ -1,0 +1,82 @@
+"""Retrieval: candidates of an index, scored exactly, and the recall that is measured."""
+
+import pytest
+import torch
+from torch import nn
+
+from whence.core import Margin, TensorData
+from whence.errors import MismatchError, SettingError
+from whence.gradients import Projection
+from whence.influence import GradCos, index_gradients, influence, retrieve
+from whence.network import Network
+
+
+def made(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 3)
+        )
+    return Network.read(model.double().eval(), torch.zeros(2, 1, 6, 6, dtype=torch.float64))
+
+
+@pytest.fixture
+def setting(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(44, 1, 6, 6, generator=generator, dtype=torch.float64)
+    train = TensorData(images=images[:40], labels=torch.arange(40) % 3)
+    network, folder = made(), tmp_path / "index"
+    index_gradients(network, train, folder, projection=Projection(dimension=64), shard_size=16)
+    return network, train, folder, images[40:], Margin(torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("side", ["proponents", "opponents"])
+def test_scores_are_those_of_the_exact_ranking(setting, side):
+    network, train, _, images, target = setting
+    exact = influence(network, train, images, target, scorer=GradCos())
+    found = retrieve(*setting, k=5, candidates=12, side=side, sample=0)
+    assert torch.allclose(
+        found.scores, exact.scores.T.gather(1, found.indices), rtol=1e-10, atol=1e-12
+    )
+    assert torch.equal(found.labels, train.labels[found.indices])
+    assert found.recall is None
+    order = found.scores.diff(dim=1)
+    assert (order <= 0).all() if side == "proponents" else (order >= 0).all()
+    everything = retrieve(*setting, k=5, candidates=40, side=side)
+    assert torch.equal(everything.indices, getattr(exact, side)(5).indices)
+    assert torch.equal(everything.recall, torch.ones(4, dtype=torch.float64))
+
+
+def test_the_recall_of_a_sample_of_everything_is_the_recall_itself(setting):
+    network, train, _, images, target = setting
+    found = retrieve(*setting, k=5, candidates=5, sample=40)
+    exact = influence(network, train, images, target, scorer=GradCos()).proponents(5).indices
+    assert torch.equal(found.indices, exact)
+    assert found.scored == found.sampled == 40
+    near = retrieve(*setting, k=5, candidates=5, sample=0)
+    assert near.scored < 40
+    assert ((found.recall > 0.2) & (found.recall <= 1)).all()
+    assert (found.recall * 5).round().equal(found.recall * 5)
+
+
+def test_more_candidates_never_lower_the_recall(setting):
+    few, many = (retrieve(*setting, k=5, candidates=n, sample=40).recall for n in (5, 15))
+    assert (many >= few).all()
+    assert few.mean() < 1
+
+
+def test_too_many_images_and_other_networks_and_data_are_refused(setting):
+    network, train, folder, images, target = setting
+    for settings in ({"k": 41, "candidates": 50}, {"k": 0}, {"k": 5, "candidates": 4}):
+        with pytest.raises(SettingError, match="40 images of the index"):
+            retrieve(*setting, **settings)
+    with pytest.raises(MismatchError, match="another model"):
+        retrieve(made(1), train, folder, images, target)
+    with pytest.raises(MismatchError, match="differs in data"):
+        retrieve(
+            network,
+            TensorData(images=train.images + 1, labels=train.labels),
+            folder,
+            images,
+            target,
+        )
