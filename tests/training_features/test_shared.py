@@ -223,6 +223,24 @@ def test_the_window_averages_the_gate_and_not_the_evidence(setting):
     assert (near < far).all()
 
 
+def test_without_a_pixel_in_common_the_influence_is_still_shared_out(setting):
+    """By its own relevance alone, as in an untrained network without evidence for the label."""
+    case = setting("resnet")
+    f = function(case)
+    label = ModelScalar(case.network, Margin(case.train.labels))
+    evidence = LRP()(label, case.train.images).sum(dim=1).clamp(min=0)
+    agreeing = InfluenceLRP()(f, case.train.images).sum(dim=1)
+    with torch.no_grad():
+        scores = f(case.train.images)
+    gate = (scores.sign().view(-1, 1, 1) * agreeing).clamp(min=0)
+    empty = (evidence * gate).sum(dim=(1, 2)) == 0
+    assert empty.any()
+    found = SharedEvidence(window=0)(f, case.train.images)[:, 0]
+    assert_equal(found.sum(dim=(1, 2)), scores)
+    expected = scores.view(-1, 1, 1) * gate / gate.sum(dim=(1, 2), keepdim=True)
+    assert_equal(found[empty], expected[empty])
+
+
 def test_neutral_queries_close_the_gate_on_what_the_class_has_in_common(setting):
     case = setting("convolutions")
     scores = case.influence()

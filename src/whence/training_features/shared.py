@@ -34,8 +34,9 @@ class SharedEvidence:
     the query's gradient agrees.
 
     The values add up to the influence by construction, and have its sign. That is a convention,
-    not a law: no single pixel's value follows from a derivative or a removal. Where product and
-    influence vanish the map is zero. With several networks in the score the map is of the last.
+    not a law: no single pixel's value follows from a derivative or a removal. In an image where
+    the two have no pixel in common the gate alone counts, and without a gate the evidence. With
+    several networks in the score the map is of the last one's evidence.
 
     Cost: 3.5 passes; with ``neutral`` the same, beside the passes that made it.
 
@@ -77,11 +78,15 @@ class SharedEvidence:
         evidence = self.rules(label, images).sum(dim=1, keepdim=True).clamp(min=0)
         sign = torch.where(explained < 0, -1.0, 1.0).to(images).view(-1, 1, 1, 1)
         shared = (sign * self.gate(influence, images)).clamp(min=0)
-        product = evidence * averaged(shared, self.window)
-        total = product.flatten(1).sum(dim=1)
+        gate = averaged(shared, self.window)
+        weights = evidence * gate
+        for other in (gate, evidence):
+            empty = weights.flatten(1).sum(dim=1) == 0
+            weights = torch.where(empty.view(-1, 1, 1, 1), other, weights)
+        total = weights.flatten(1).sum(dim=1)
         scale = torch.where(total > 0, explained / total, torch.zeros_like(total))
         return Account(
-            values=product * scale.view(-1, 1, 1, 1),
+            values=weights * scale.view(-1, 1, 1, 1),
             passes=3.5,
             explained=explained,
             reference=explained,
