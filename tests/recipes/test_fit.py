@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from whence.adapters.training import TrainingSettings
 from whence.attribution import GradCAM, InputXGradient, Occlusion
+from whence.convert import load_x_dnn, save_x_dnn, x_dnn
 from whence.core import TensorData
 from whence.errors import (
     DataError,
@@ -22,6 +23,7 @@ from whence.errors import (
     ShapeError,
     UnsupportedOperation,
 )
+from whence.network import Network
 from whence.priors import GiniSparsity, Magnitude, MaskEnergy, OutsideMask, Prior
 from whence.recipes.fit import fit
 from whence.recipes.fit_data import held_out
@@ -247,8 +249,44 @@ def test_the_head_that_makes_the_logits_is_the_one_replaced(generator):
     made = with_new_head(Model().eval(), images, 7, generator)
     assert made(images).shape == (2, 7)
     assert made.classify.bias is None
+    model = Model().eval()
+    same = with_new_head(model, images, 3, generator)
+    assert torch.equal(same.unused.weight, model.unused.weight)
+    assert not torch.equal(same.classify.weight, model.classify.weight)
     with pytest.raises(UnsupportedOperation, match=r"makes its 36 logits.*for 2 classes"):
         with_new_head(nn.Flatten().eval(), images, 2, generator)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_layer_that_is_called_as_a_function_gets_a_new_weight(biased, generator):
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = nn.Parameter(torch.randn(5, 36, generator=generator))
+            self.weight = nn.Parameter(torch.randn(5, 5, generator=generator))
+            self.bias = nn.Parameter(torch.ones(5)) if biased else None
+
+        def forward(self, images):
+            hidden = functional.relu(functional.linear(images.flatten(1), self.hidden))
+            return functional.linear(hidden, self.weight, self.bias)
+
+    images, model = torch.randn(2, 1, SIDE, SIDE, generator=generator), Called().eval()
+    made = with_new_head(model, images, 3, generator)
+    assert made(images).shape == (2, 3)
+    assert torch.equal(made.hidden, model.hidden)
+    assert (made.bias is not None) is biased
+    assert not biased or not made.bias.any()
+
+
+def test_a_new_head_on_a_certified_file_brings_no_bias_back(generator, tmp_path):
+    images = torch.randn(8, 1, SIDE, SIDE, generator=generator)
+    bare = x_dnn(network(), images).model
+    save_x_dnn(bare, images, tmp_path / "x.safetensors")
+    loaded = load_x_dnn(tmp_path / "x.safetensors").module
+    made = with_new_head(loaded, images, 4, generator)
+    assert made(images).shape == (8, 4)
+    assert Network.read(made, images).homogeneity(images).holds
+    assert not any("bias" in name for name in made.state_dict())
 
 
 def test_a_new_head_is_for_the_classes_of_the_data(run):

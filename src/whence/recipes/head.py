@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from whence.core import logits_from
-from whence.errors import UnsupportedOperation
+from whence.errors import UnsupportedOperation, WhenceError
 
 __all__ = ["with_new_head"]
 
 Layer = nn.Linear | nn.Conv2d
+
+MATRIX = 2
+"""Axes of a linear layer's weight; a convolution's has more."""
 
 
 def with_new_head(
@@ -31,7 +34,8 @@ def with_new_head(
         UnsupportedOperation: If no linear layer or 1 x 1 convolution makes the logits.
     """
     with torch.no_grad():
-        outputs = logits_from(model, images).shape[1]
+        before = logits_from(model, images)
+    outputs = before.shape[1]
     names = [
         name
         for name, part in model.named_modules()
@@ -47,14 +51,57 @@ def with_new_head(
         if not name:
             return drawn(old, classes, generator)
         setattr(made.get_submodule(parent), own, drawn(old, classes, generator))
-        with torch.no_grad():
-            if logits_from(made, images).shape[1] == classes:
-                return made
+        if fits(made, images, before, classes):
+            return made
+    bare = with_new_weight(model, images, before, classes, generator)
+    if bare is not None:
+        return bare
     msg = (
         f"No linear layer of the model was found that makes its {outputs} logits, so its head "
         f"cannot be replaced for {classes} classes. Build the model with {classes} outputs."
     )
     raise UnsupportedOperation(msg)
+
+
+def with_new_weight(
+    model: nn.Module, images: Tensor, before: Tensor, classes: int, generator: torch.Generator
+) -> nn.Module | None:
+    """Return the same for a model that calls its last layer as a function, such as a graph.
+
+    The weight is replaced where it is stored, and the bias beside it if there is one.
+    """
+    outputs = before.shape[1]
+    for name, weight in reversed(list(model.named_parameters())):
+        if weight.ndim < MATRIX or len(weight) != outputs:
+            continue
+        made = copy.deepcopy(model)
+        parent, _, own = name.rpartition(".")
+        holder = made.get_submodule(parent)
+        setattr(holder, own, nn.Parameter(values_like(weight, classes, generator)))
+        bias = getattr(holder, "bias", None)
+        if isinstance(bias, nn.Parameter) and bias.shape == (outputs,):
+            holder.bias = nn.Parameter(bias.new_zeros(classes))
+        if fits(made, images, before, classes):
+            return made
+    return None
+
+
+def fits(made: nn.Module, images: Tensor, before: Tensor, classes: int) -> bool:
+    """Return whether a model has so many logits, and others than it had."""
+    try:
+        with torch.no_grad():
+            found = logits_from(made, images)
+    except (RuntimeError, WhenceError):  # not the last layer: what follows does not fit
+        return False
+    return found.shape[1] == classes and not torch.equal(found, before)
+
+
+def values_like(weight: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """Return new values for a weight with so many outputs."""
+    bound = weight[0].numel() ** -0.5
+    values = 2 * torch.rand((classes, *weight.shape[1:]), generator=generator) - 1
+    made: Tensor = (values * bound).to(weight)
+    return made
 
 
 def drawn(old: Layer, classes: int, generator: torch.Generator) -> Layer:
@@ -72,10 +119,7 @@ def drawn(old: Layer, classes: int, generator: torch.Generator) -> Layer:
             bias=biased,
             device="meta",
         )
-    shape = (classes, *weight.shape[1:])
-    bound = weight[0].numel() ** -0.5
-    values = (2 * torch.rand(shape, generator=generator) - 1) * bound
-    made.weight = nn.Parameter(values.to(weight))
+    made.weight = nn.Parameter(values_like(weight, classes, generator))
     if biased:
         made.bias = nn.Parameter(weight.new_zeros(classes))
     made.training = old.training
