@@ -1,7 +1,8 @@
 r"""Execution: the cheapest exact way to the products of training gradients with queries.
 
 Every way is counted in multiply-adds per training image (a gradient's element that is written and
-read counts as some), and the cheapest is taken:
+read counts as some, and the small products of single images count double), and the cheapest is
+taken:
 
 - *example gradients*: one forward pass, one backward pass without weight gradients, and then for
   each layer, whichever is cheaper: the gradients are formed tile by tile and multiplied with all
@@ -52,8 +53,8 @@ class Route:
 
     Args:
         way: ``"example gradients"`` or ``"forward mode"``.
-        costs: Multiply-adds per training image of each way that gives what was wanted, in units
-            of a forward pass.
+        costs: Work per training image of each way that gives what was wanted, in units of a
+            forward pass.
         layers: For each parameter how its products are made: ``tiles``, ``ghost``, ``low rank``,
             ``formed`` or ``direct``. Empty in forward mode.
         queries: How many queries go at once.
@@ -70,7 +71,7 @@ class Route:
         counted = ", ".join(f"{kinds.count(k)} by {NAMES[k]}" for k in NAMES if k in kinds)
         others = [f"{cost:.1f} by {way}" for way, cost in self.costs.items() if way != self.way]
         text = f"{self.way}, {self.queries} queries at once: {self.costs[self.way]:.1f} forward"
-        text += " passes of multiply-adds per training image"
+        text += " passes of work per training image"
         text += f" (not {', '.join(others)})" if others else ""
         return text + (f"; weights: {counted}" if counted else "")
 
@@ -129,6 +130,11 @@ class Execution:
             squared_norms=found.squared_norms,
             recorded=recorded,
         )
+
+
+PRODUCTS = 2
+"""How much longer a multiply-add takes in the products of single images than in a convolution over
+a whole batch; measured, with room to spare."""
 
 
 def plan(
@@ -240,13 +246,13 @@ def counted(
             if kind in ("ghost", "low rank")
         )
     if not isinstance(recorder, Recorder):
-        return {EXAMPLE_GRADIENTS: 1 + products / forward}
+        return {EXAMPLE_GRADIENTS: 1 + PRODUCTS * products / forward}
     names = [row.node for row in rows]
     first = min((names.index(n.name) for n in recorder.uses.recorded if n.name in names), default=0)
     backward = sum(row.multiply_adds for row in rows[first + 1 :])
     fallback = VMAPPED * forward if recorder.fallback else 0
     ways: dict[Way, float] = {
-        EXAMPLE_GRADIENTS: (forward + backward + fallback + products) / forward
+        EXAMPLE_GRADIENTS: (forward + backward + fallback + PRODUCTS * products) / forward
     }
     if not norms:
         ways[FORWARD_MODE] = 3.0 * count
