@@ -22,7 +22,8 @@ from reproductions.xdnn.networks import RESNET, VGG, network
 from reproductions.xdnn.pictures import BUILD, CIFAR, DATASETS, DIGITS, pictures
 from reproductions.xdnn.training import REGULAR, SCRATCH, TUNED, alone, settings, trained
 from whence.adapters.training import TrainingSettings
-from whence.attribution import GradCAM, InputXGradient, IntegratedGradients, XGradient
+from whence.attribution import GradCAM, InputXGradient, IntegratedGradients, Occlusion, XGradient
+from whence.attribution.quadrature import Rule
 from whence.convert import load_x_dnn
 from whence.core import (
     Method,
@@ -46,21 +47,21 @@ EPOCHS = {DIGITS: 20, CIFAR: 3}
 """Of the fine-tune on images with a deleted cell; the paper's takes 30."""
 
 STEPS = 50
-PRODUCT = "Input x Gradient"
+X_GRADIENT, PRODUCT, OCCLUSION = "X-Gradient", "Input x Gradient", "Occlusion"
+AGAINST = ("IG", "IG, uniform baseline", "Grad-CAM", OCCLUSION)
 BETWEEN = Normalisation(mean=(0.5,), std=(0.5,))
 """Pixels from 0 to 1 become numbers from -1 to 1: the uniform baseline is in the model's units."""
 
-METHODS: dict[str, Method] = {
-    "X-Gradient": XGradient(),
-    PRODUCT: InputXGradient(),
-    "IG": IntegratedGradients(steps=STEPS, rule="gauss-legendre"),
-    "IG, uniform baseline": IntegratedGradients(
-        steps=STEPS, rule="gauss-legendre", baseline=Uniform(normalisation=BETWEEN)
-    ),
-    "Grad-CAM": GradCAM(),
-    "Grad-CAM, signed": GradCAM(relu=False),
-    "Random": RandomValues(),
-}
+METHODS = (
+    X_GRADIENT,
+    PRODUCT,
+    "IG",
+    "IG, uniform baseline",
+    "Grad-CAM",
+    "Grad-CAM, signed",
+    OCCLUSION,
+    "Random",
+)
 
 PAPER = """\
 The benchmark's scores on ImageNet, read off its figure:
@@ -86,6 +87,27 @@ class Cell:
     def name(self) -> str:
         """The cell in a file."""
         return "/".join(str(value) for value in asdict(self).values())
+
+
+def methods(side: int) -> dict[str, Method]:
+    """Return the methods of the tables, for images of so many pixels a side.
+
+    Occlusion stands for methods that keep no axiom: windows of a quarter of a cell, one by one.
+    """
+    rule: Rule = "gauss-legendre"
+    uniform = Uniform(normalisation=BETWEEN)
+    window = side // 8
+    made: tuple[Method, ...] = (
+        XGradient(),
+        InputXGradient(),
+        IntegratedGradients(steps=STEPS, rule=rule),
+        IntegratedGradients(steps=STEPS, rule=rule, baseline=uniform),
+        GradCAM(),
+        GradCAM(relu=False),
+        Occlusion(window=window, stride=window),
+        RandomValues(),
+    )
+    return dict(zip(METHODS, made, strict=True))
 
 
 def cells() -> tuple[Cell, ...]:
@@ -163,7 +185,7 @@ def measure(cell: Cell, progress: Progress = silent) -> Row:
         right = (reading(images).argmax(dim=1) == labels).float().mean()
     row: Row = {"images": len(images), "accuracy": float(right), "scores": {}, "constant": {}}
     found: dict[str, Tensor] = {}
-    for name, method in METHODS.items():
+    for name, method in methods(images.shape[-1]).items():
         progress(f"{cell.name}, {name}", len(found), len(METHODS))
         try:
             values = method(f, images).detach()
@@ -183,7 +205,8 @@ def report(rows: Mapping[str, Row]) -> str:
     said = (
         "IDSDS: Spearman's correlation of 4 x 4 cell sums with the fall of the true class's logit "
         "when the cell is zero; mean over test images with its 95 % bootstrap interval. A map that "
-        "gives all cells one sum has 0."
+        "gives all cells one sum has 0. Occlusion hides one window after the other, a quarter of "
+        "a cell each, and keeps no axiom."
     )
     parts = [said]
     for tuned, words in ((False, "As they are"), (True, "After a fine-tune with deleted cells")):
@@ -219,7 +242,7 @@ def table(own: list[Cell], rows: Mapping[str, Row]) -> str:
 def shown(row: Row, name: str) -> str:
     """Return a score with its interval, or that a method was refused."""
     if name not in row["scores"]:
-        return "refused"
+        return "refused" if name == X_GRADIENT else ""
     mean, low, high = row["scores"][name]
     silent_on = row["constant"][name]
     note = f", {silent_on} constant" if silent_on else ""
@@ -231,10 +254,10 @@ def verdicts(rows: Mapping[str, Row]) -> list[str]:
     lines = []
     for cell in cells():
         row = rows.get(cell.name)
-        if row is None or "X-Gradient" not in row["scores"]:
+        if row is None or X_GRADIENT not in row["scores"]:
             continue
         told = []
-        for name in ("IG", "IG, uniform baseline", "Grad-CAM"):
+        for name in (n for n in AGAINST if n in row["over"]):
             mean, low, high = row["over"][name]
             if low > 0 or high < 0:
                 told.append(f"{name} {'above' if low > 0 else 'below'} it by {abs(mean):.3f}")
@@ -243,6 +266,6 @@ def verdicts(rows: Mapping[str, Row]) -> list[str]:
         state = ", after the fine-tune" if cell.tuned else ""
         lines.append(
             f"- {cell.dataset}, {cell.architecture}, {cell.variant}{state}: X-Gradient "
-            f"{row['scores']['X-Gradient'][0]:.3f}; paired over images, {'; '.join(told)}."
+            f"{row['scores'][X_GRADIENT][0]:.3f}; paired over images, {'; '.join(told)}."
         )
     return lines
