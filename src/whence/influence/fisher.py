@@ -15,6 +15,7 @@ from whence.curvature import (
     datainf_dampings,
     woodbury,
 )
+from whence.curvature.datainf import layers_of
 from whence.curvature.passes import classes_of
 from whence.curvature.rows import as_rows, sizes_of
 from whence.errors import SettingError
@@ -41,8 +42,8 @@ def datainf(
     Args:
         recorder: Records gradients for the chosen parameters.
         train: Training images with labels.
-        damping: Lambda for every parameter, over 0; None for a tenth of the mean square of each
-            one's gradient, which costs a pass now.
+        damping: Lambda for every layer, over 0; None for a tenth of the mean square of each one's
+            gradient, which costs a pass now.
         images: Take that many images, drawn at random; all if None.
         generator: Draws them.
         batch_size: Images at a time; chosen by memory if None.
@@ -66,7 +67,7 @@ def datainf(
     chosen.check_labels()
     if damping is None:
         return DataInf(data=chosen, dampings=datainf_dampings(chosen))
-    return DataInf(data=chosen, dampings=dict.fromkeys(recorder.names, damping))
+    return DataInf(data=chosen, dampings=dict.fromkeys(layers_of(recorder.names), damping))
 
 
 def empirical_fisher(
