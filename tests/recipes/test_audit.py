@@ -133,7 +133,9 @@ def test_influences_and_maps_are_those_of_direct_calls(planted, record):
             )
     first = record.queries[4].proponents
     places = [r.index for r in first]
-    direct = training_features(scores, 4, planted.train, places, hold_weights=True)
+    direct = training_features(
+        scores, 4, planted.train, places, InputXGradient(), hold_weights=True
+    )
     for row, r in enumerate(first):
         np.testing.assert_allclose(r.map.values, direct.maps[row].numpy(), rtol=1e-3, atol=1e-6)
         assert r.map.explained == pytest.approx(r.score, rel=1e-4)
