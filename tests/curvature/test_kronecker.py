@@ -8,6 +8,7 @@ from whence.core import Margin, Statistic, TensorData
 from whence.curvature import (
     EigenvalueCorrection,
     EveryClass,
+    KroneckerCurvature,
     KroneckerFactors,
     Margins,
     TrainingImages,
@@ -387,3 +388,49 @@ def test_margins_are_a_curvature_too(mixed):
     for name in found.rest:
         expected = rows.square().mean(dim=0)[mixed.places[name]]
         torch.testing.assert_close(found.rest[name], expected)
+
+
+def confident(gap):
+    """A network whose logits are far apart, in single precision, and the same in double."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    images = torch.randn(5, 1, 3, 3, generator=generator)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+        logits = model(images)
+        model[3].weight.mul_(gap / (logits.max(dim=1).values - logits.min(dim=1).values).mean())
+    double = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).double()
+    double.load_state_dict(model.state_dict())
+    return [(m.eval(), images.to(m[3].weight.dtype)) for m in (model, double)]
+
+
+@pytest.mark.parametrize("gap", [10.0, 60.0, 110.0])
+@pytest.mark.parametrize("form", ["product", "corrected"])
+def test_a_confident_network_in_single_precision_has_the_curvature_of_double(form, gap):
+    found = []
+    for model, images in confident(gap):
+        chosen = TrainingImages(
+            recorder=Recorder(Network.read(model, images)), data=TensorData(images=images)
+        )
+        curvature = factors_of(chosen).result()
+        if form == "corrected":
+            curvature = corrected(chosen, curvature).result()
+        top = max(float(layer.values.max()) for layer in curvature.layers.values())
+        vectors = {n: p.detach()[None] for n, p in chosen.network.parameters.items()}
+        mapped = curvature.inverse()({n: v * top for n, v in vectors.items()})
+        assert curvature.inverse().empty == ()
+        found.append(torch.cat([mapped[n].flatten().double() for n in sorted(mapped)]))
+    assert bool(found[0].isfinite().all())
+    cosine = torch.nn.functional.cosine_similarity(*found, dim=0)
+    assert cosine > 1 - 1e-5
+    torch.testing.assert_close(found[0].norm(), found[1].norm(), rtol=1e-3, atol=0)
+
+
+def test_an_overflow_says_that_damping_or_precision_would_help():
+    tiny = KroneckerCurvature(
+        layers={}, rest={"scale": torch.full((3,), 1e-90, dtype=torch.float64)}
+    )
+    with pytest.raises(NumericsError, match=r"'scale' overflows torch\.float32"):
+        tiny.inverse()({"scale": torch.ones(1, 3)})
+    assert tiny.inverse()({"scale": torch.ones(1, 3).double()})["scale"].isfinite().all()

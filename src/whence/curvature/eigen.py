@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from whence.curvature.diagonal import check_names
-from whence.errors import MismatchError, SettingError
+from whence.errors import MismatchError, NumericsError, SettingError
 from whence.gradients.operator import Operator, Vectors
 
 __all__ = ["EigenLayer", "KroneckerCurvature"]
@@ -83,14 +83,27 @@ class KroneckerCurvature(Operator):
         return tuple(sorted([*self.layers, *biases, *self.rest]))
 
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
-        """Return the products, ``{name: (q, *shape)}``."""
+        """Return the products, ``{name: (q, *shape)}``.
+
+        Raises:
+            NumericsError: If a product is too large for the vectors' type.
+        """
         check_names(dict.fromkeys(self.names), vectors)
         found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
             found |= applied(name, layer, vectors)
         for name, values in self.rest.items():
             given = vectors[name]
-            found[name] = given * values.to(given).reshape(given.shape[1:])
+            product = given.double() * values.reshape(given.shape[1:])
+            found[name] = product.to(given)
+        for name, value in found.items():
+            if bool(vectors[name].isfinite().all()) and not bool(value.isfinite().all()):
+                msg = (
+                    f"A curvature's map of {name!r} overflows {value.dtype}: the model is so "
+                    f"confident that its curvature is almost zero. Give a damping as a number, or "
+                    f"take double precision."
+                )
+                raise NumericsError(msg)
         return {name: found[name] for name in vectors}
 
     def inverse(self, damping: float | None = None) -> "KroneckerCurvature":
@@ -168,7 +181,8 @@ def applied(name: str, layer: EigenLayer, vectors: Vectors) -> dict[str, Tensor]
     if layer.bias is not None:
         column = vectors[layer.bias].reshape(count, groups, wide, 1)
         matrices = torch.cat([matrices, column], dim=3)
-    found = layer.restored(layer.rotated(matrices) * layer.values.to(matrices))
+    rotated = layer.rotated(matrices).double() * layer.values  # which may be huge, or tiny
+    found = layer.restored(rotated.to(matrices))
     if layer.bias is None:
         return {name: found.reshape(weight.shape)}
     return {

@@ -28,6 +28,10 @@ TILES = 4
 """Of a large symmetric product, tiles below the diagonal are copied: 10 of 16 are computed."""
 
 LARGE = 256
+"""Channels of a product that is made in tiles."""
+
+TINY = 1e-8
+"""Values that are all below this are multiplied before they are squared."""
 
 Span = tuple[int, int]
 
@@ -52,11 +56,23 @@ def moment(values: Tensor, *, ones: bool = False) -> Tensor:
         values: Inputs, or gradients of outputs.
         ones: Whether to add a constant 1 after the last of ``c``.
     """
-    rows = values.permute(1, 2, 0, 3).flatten(2)
-    total = symmetric_product(rows).double()
+    rows, square = lifted(values.permute(1, 2, 0, 3).flatten(2))
+    total = symmetric_product(rows).double() * square
     if not ones:
         return total
+    rows = rows * square**0.5
     return with_ones(total, rows.sum(dim=2, dtype=torch.float64), len(values) * values.shape[3])
+
+
+def lifted(values: Tensor) -> tuple[Tensor, float]:
+    """Return values whose squares do not underflow, and by what to multiply the squares.
+
+    The gradients of a confident model may be so small that their squares are zero.
+    """
+    top = float(values.abs().max()) if values.numel() else 0.0
+    if not 0 < top < TINY:
+        return values, 1.0
+    return values / top, top * top
 
 
 def with_ones(total: Tensor, sums: Tensor, count: int) -> Tensor:
