@@ -278,7 +278,13 @@ def features_of(
         own = batch.labels.to(device)
         check_labels(train, batch.indices, own, network)
         blocks = recorder.record(batch.images.to(device), Logit(0)).blocks[FEATURES]
-        found.append(blocks[0].materialise())
+        values = blocks[0].materialise()
+        finite = values.isfinite().all(dim=1).cpu()
+        if not finite.all():
+            bad = batch.indices[~finite].tolist()
+            msg = f"The features of training images {bad[:5]} are NaN or infinite."
+            raise NumericsError(msg)
+        found.append(values)
         labels.append(own)
         done += len(own)
         progress("features", done, len(train))
