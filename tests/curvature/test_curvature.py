@@ -8,7 +8,7 @@ from whence.core import Margin, Statistic
 from whence.curvature import FisherDiagonal, Gram
 from whence.curvature import diagonal as module
 from whence.errors import DataError, MismatchError, NumericsError, SettingError
-from whence.gradients import Recorder
+from whence.gradients import DirectBlock, FactoredBlock, Recorder
 from whence.gradients.operator import Operator
 from whence.gradients.project import Projection, flat
 from whence.network import Network
@@ -74,6 +74,22 @@ def test_the_fisher_diagonal_is_the_mean_of_the_squares(gradients, rows):
     }
     values = flat({name: v[None] for name, v in found.values.items()})[0]
     torch.testing.assert_close(values, rows.square().mean(dim=0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-25, 1e-40])
+def test_squares_of_tiny_gradients_in_single_precision_do_not_underflow(scale):
+    generator = torch.Generator().manual_seed(0)
+    output, source = torch.randn(3, 1, 2, 4, generator=generator), torch.randn(3, 1, 5, 4)
+    blocks = [
+        FactoredBlock(output=output * scale, input=source, shape=(2, 5)),
+        FactoredBlock(output=output[..., :1] * scale, input=source[..., :1], shape=(2, 5)),
+        DirectBlock(values=output.flatten(1) * scale, shape=(8,)),
+    ]
+    for block in blocks:
+        expected = block.materialise().double().square().sum(dim=0)
+        assert bool((expected > 0).all())
+        found = module.squares([block])
+        torch.testing.assert_close(found, expected, rtol=1e-4 if scale > 1e-30 else 0.1, atol=0)
 
 
 def test_the_diagonal_and_its_inverse_are_those_of_matrices(gradients, rows):

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from whence.errors import DataError, MismatchError, SettingError
-from whence.gradients import Block, ExampleGradients, FactoredBlock
+from whence.gradients import Block, DirectBlock, ExampleGradients, FactoredBlock
 from whence.gradients.operator import Operator, Vectors
 
 __all__ = ["Diagonal", "FisherDiagonal"]
+
+TINY = 1e-8
+"""Values that are all below this are multiplied before they are squared."""
 
 CHUNK_BYTES = 64 * 2**20
 """Gradients are formed for as many images at a time as fit into this."""
@@ -98,6 +101,10 @@ class FisherDiagonal:
 def squares(blocks: Sequence[Block]) -> Tensor:
     """Return the sum over images of a parameter's squared gradients, flat, in double precision."""
     first = blocks[0]
+    if len(blocks) == 1:
+        raised, square = lifted_block(first)
+        if square < 1:
+            return squares([raised]) * square
     if len(blocks) == 1 and isinstance(first, FactoredBlock) and first.output.shape[3] == 1:
         output, source = first.output[..., 0].square(), first.input[..., 0].square()
         return torch.einsum("bgo,bgi->goi", output, source).flatten().double()
@@ -109,6 +116,26 @@ def squares(blocks: Sequence[Block]) -> Tensor:
         parts = [block.rows(start, start + step).materialise() for block in blocks]
         total = total + torch.stack(parts).sum(dim=0).square().sum(dim=0)
     return total
+
+
+def lifted_block(block: Block) -> tuple[Block, float]:
+    """Return a block whose squares do not underflow, and by what to multiply the squares."""
+    if isinstance(block, FactoredBlock):
+        output, square = lifted(block.output)
+        return FactoredBlock(output=output, input=block.held, shape=block.shape), square
+    values, square = lifted(block.values)
+    return DirectBlock(values=values, shape=block.shape), square
+
+
+def lifted(values: Tensor) -> tuple[Tensor, float]:
+    """Return values whose squares do not underflow, and by what to multiply the squares.
+
+    The gradients of a confident model may be so small that their squares are zero.
+    """
+    top = float(values.abs().max()) if values.numel() else 0.0
+    if not 0 < top < TINY:
+        return values, 1.0
+    return values / top, top * top
 
 
 def check_names(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:

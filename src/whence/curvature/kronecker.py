@@ -23,9 +23,9 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from whence.curvature.diagonal import FisherDiagonal, check_names
+from whence.curvature.diagonal import FisherDiagonal, check_names, lifted
 from whence.curvature.eigen import EigenLayer, KroneckerCurvature
-from whence.curvature.moments import input_moment, lifted, moment
+from whence.curvature.moments import input_moment, moment
 from whence.errors import DataError, MismatchError, NumericsError
 from whence.gradients import ExampleGradients, FactoredBlock, Recorder
 from whence.gradients.patches import Patches
@@ -257,8 +257,8 @@ def rotated_squares(blocks: Sequence[FactoredBlock], layer: EigenLayer) -> Tenso
     if len(blocks) == 1:
         output, square = lifted(first.output)
         if square < 1:
-            block = FactoredBlock(output=output, input=first.held, shape=first.shape)
-            return rotated_squares([block], layer) * square
+            raised = FactoredBlock(output=output, input=first.held, shape=first.shape)
+            return rotated_squares([raised], layer) * square
     one = len(blocks) == 1 and first.output.shape[3] == 1
     if one:  # the square of a product is the product of the squares
         output, source = factors(first, layer)

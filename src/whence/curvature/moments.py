@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from whence.curvature.diagonal import CHUNK_BYTES
+from whence.curvature.diagonal import CHUNK_BYTES, lifted
 from whence.gradients import FactoredBlock
 from whence.gradients.patches import Patches
 
@@ -29,9 +29,6 @@ TILES = 4
 
 LARGE = 256
 """Channels of a product that is made in tiles."""
-
-TINY = 1e-8
-"""Values that are all below this are multiplied before they are squared."""
 
 Span = tuple[int, int]
 
@@ -62,17 +59,6 @@ def moment(values: Tensor, *, ones: bool = False) -> Tensor:
         return total
     rows = rows * square**0.5
     return with_ones(total, rows.sum(dim=2, dtype=torch.float64), len(values) * values.shape[3])
-
-
-def lifted(values: Tensor) -> tuple[Tensor, float]:
-    """Return values whose squares do not underflow, and by what to multiply the squares.
-
-    The gradients of a confident model may be so small that their squares are zero.
-    """
-    top = float(values.abs().max()) if values.numel() else 0.0
-    if not 0 < top < TINY:
-        return values, 1.0
-    return values / top, top * top
 
 
 def with_ones(total: Tensor, sums: Tensor, count: int) -> Tensor:
