@@ -306,8 +306,9 @@ compared with the midpoint rule of {binary} steps, whose weights single precisio
 
 The prior is Gini sparsity of the mean map; EG({draws}) draws {draws} references for every image and
 step. A step with a prior holds twice as much; where the C library gives memory back after every
-step, as glibc does by default, a third of its time goes into getting it again. Most training runs
-longer than that and keeps it (`MALLOC_TRIM_THRESHOLD_`, or another allocator): so both are shown.
+step, as glibc does by default, up to a third of its time goes into getting it again. It keeps it
+with `MALLOC_TRIM_THRESHOLD_`, as other allocators do; both are shown. Other work on the machine
+counts against the step with the prior, which moves more memory.
 """
 
 

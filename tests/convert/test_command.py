@@ -31,6 +31,23 @@ class Rounds(nn.Module):
     def forward(self, x):
         return torch.div(x, 0.1, rounding_mode="floor")
 
+def held(count):
+    layers = []
+    for _ in range(count):
+        layer = nn.Conv2d(3, 3, 1)
+        nn.init.constant_(layer.weight, 10 / 3)
+        nn.init.constant_(layer.bias, -100.0)
+        layers += [layer, nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(432, 3))
+    net.preprocessing = {"size": 12, "mean": 0.5, "std": 0.5}
+    return net.train()
+
+def diverging():
+    return held(6)
+
+def overflowing():
+    return held(45)
+
 def rounding():
     return made(nn.Conv2d(3, 4, 3, stride=2), Rounds(), nn.Flatten(), nn.Linear(100, 3))
 """
@@ -80,6 +97,41 @@ def test_a_model_that_cannot_be_converted_writes_nothing_and_says_why(whence, tm
     assert (result.exit_code, result.stdout) == (1, "")
     assert "1 (div): It rounds. Never, because rounding has steps of one size." in result.stderr
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("images", [(), ("--images", "pictures")], ids=["noise", "images"])
+def test_a_network_that_diverges_is_warned_of_with_the_scale_of_each_layer(whence, images):
+    words = ("--out", "x.safetensors", "--route", "strip-biases", *images)
+    result = whence("convert", "model.py:diverging", *words)
+    assert result.exit_code == 0, result.output
+    assert "Activations explode or vanish in the converted network" in result.stdout
+    assert "10: 100 -> " in result.stdout
+    assert "small learning rate" in result.stdout
+    found = json.loads(
+        whence("convert", "model.py:diverging", *words, "--overwrite", "--json").stdout
+    )
+    assert "10" in found["diverging"]
+
+
+def test_a_network_that_overflows_writes_nothing_and_says_where(whence, tmp_path):
+    result = whence("convert", "model.py:overflowing", "--out", "x.safetensors")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "overflows" in result.stderr
+    assert "8: 100 -> " in result.stderr
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_paths_that_lead_nowhere_are_one_message(whence):
+    for words, said in [
+        (("convert", "none.py:net", "--out", "x.safetensors"), "none.py"),
+        (("convert", "model.py:nothing", "--out", "x.safetensors"), "no callable 'nothing'"),
+        (("homogeneity", "none.safetensors"), "There is no file none.safetensors"),
+        (("convert", "model.py:tiny", "--out", "x.safetensors", "--images", "none"), "none"),
+    ]:
+        result = whence(*words)
+        assert (result.exit_code, result.stdout) == (1, ""), result.output
+        assert result.stderr.startswith("Error: ")
+        assert said in result.stderr
 
 
 def test_bad_places_and_routes_are_refused(whence):
