@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
@@ -437,3 +439,53 @@ def test_lissa_refuses_settings_out_of_range(recorder, train):
     for name in ("depth", "repeats", "step_size"):
         with pytest.raises(SettingError, match=f"{name} must be at least 1"):
             lissa(recorder, train, **{name: 0})
+
+
+def test_a_transformer_s_curvature_has_factors_but_for_norms_and_tokens():
+    """Attention on a kernel without second derivatives is spelled out for exact products."""
+    if find_spec("torchvision") is None:
+        pytest.skip("needs torchvision")
+    from whence.adapters.torchvision import open_torchvision
+
+    generator = torch.Generator().manual_seed(0)
+    model = (
+        open_torchvision()
+        .models.VisionTransformer(
+            image_size=8,
+            patch_size=4,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=8,
+            mlp_dim=8,
+            num_classes=3,
+        )
+        .double()
+        .eval()
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+    recorder, train = Recorder(Network.read(model, images[:2])), TensorData(images=images)
+    chosen = training_images(recorder, train)
+    curvature = kronecker(chosen, draws=EveryClass())
+    assert all("ln" in n or n in ("class_token", "encoder.pos_embedding") for n in curvature.rest)
+    assert sum("attention" in name for name in curvature.layers) == 2
+    vectors = recorder.record(images[:2], Margin(0)).materialise()
+    product = conjugate_gradient_inverse(recorder, train).operator
+    along, by_class = product.by_vectors, product.by_classes
+    held = {name: p.detach() for name, p in recorder.network.parameters.items()}
+    expected = by_class(vectors)
+    for name, value in along(vectors, held).items():
+        torch.testing.assert_close(value.flatten(1), expected[name], rtol=1e-7, atol=1e-11)
+    # The diagonal of its basis is that of the exact matrix, also for a layer used at every token.
+    name = "encoder.layers.encoder_layer_0.mlp.0.weight"
+    layer = curvature.layers[name]
+    first = torch.zeros_like(layer.values)[None]
+    first[0, 0, 1, 2] = 1
+    back = layer.restored(first)
+    one = {n: torch.zeros_like(p)[None] for n, p in held.items()}
+    one[name] = back[..., :-1].reshape(1, *held[name].shape)
+    one[layer.bias] = back[..., -1].reshape(1, -1)
+    found = sum(float((along(one, held)[n] * one[n]).sum()) for n in (name, layer.bias))
+    assert float(layer.values[0, 1, 2]) == pytest.approx(found, rel=1e-6)
