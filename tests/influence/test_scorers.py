@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -77,3 +79,9 @@ def test_plain_settings_are_what_a_record_can_hold():
         "relative": "loss",
     }
     assert plain_settings(3) == {}
+
+
+def test_every_score_is_in_the_manual():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "scores.md"
+    text = page.read_text(encoding="utf-8")
+    assert [s.name for s in SCORERS if f"| `{s.name}` | `{type(s).__name__}` |" not in text] == []
