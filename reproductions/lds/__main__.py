@@ -26,19 +26,22 @@ from reproductions.lds.truth import Truth, cell, folder_of, truth_of
 from whence.recipes import RemovalCurve, removal_curve
 
 PAGE = Path(__file__).parent / "results.md"
-CURVES = ("grad-cos", "grad-dot", "trak", "ekfac", "ekfac, damping = decay")
+CURVES = ("grad-cos", "grad-dot", "ekfac, damping = decay")
 """Rows whose removal curves are drawn, on the logistic model."""
 
 REMOVED = (10, 30, 100)
-CURVE_QUERIES = 20
+CURVE_QUERIES = 10
 ASIDE = ("explicit", "lissa", "arnoldi", "influence")
-"""Scorers that solve: last, as they take longest, and not for self-scores of every image."""
+"""Scorers that solve: after all others, and not for self-scores of every image."""
 
 
-def cells_of(task: Task, data: Digits, truth: Truth, folder: Path) -> Iterator[report.Result]:
-    """Yield the rows of a task, those of whence first; the slow ones at the end of them."""
-    rows = sorted(ours.rows_of(task), key=lambda row: row.scorer.name in ASIDE)
-    for row in rows:
+def cells_of(
+    task: Task, data: Digits, truth: Truth, folder: Path, *, slow: bool
+) -> Iterator[report.Result]:
+    """Yield the rows of a task: those of whence that solve (slow), or all others."""
+    for row in ours.rows_of(task):
+        if (row.scorer.name in ASIDE) != slow:
+            continue
         yield kept(
             folder / f"whence-{slug(row.name)}",
             row.name,
@@ -46,7 +49,7 @@ def cells_of(task: Task, data: Digits, truth: Truth, folder: Path) -> Iterator[r
             "",
             lambda row=row: ours.scores(task, data, truth, row)["scores"],
         )
-    for peer in peers.peers_of(task, data, truth):
+    for peer in () if slow else peers.peers_of(task, data, truth):
         path = folder / f"peer-{slug(peer.name)}"
         yield kept(path, peer.name, peer.setting, peer.ours, quietly(peer.scores))
 
@@ -107,7 +110,7 @@ def quietly(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def slug(name: str) -> str:
     """Return a name as a file may have it."""
-    return "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
+    return "".join(c if c.isalnum() or c == "-" else "_" for c in name)
 
 
 def mislabels(
@@ -123,7 +126,9 @@ def mislabels(
             continue
         path = folder / f"mislabel-{slug(row.name)}.safetensors"
         try:
-            found, _ = cell(path, lambda row=row: mislabel.suspicion(task, data, truth, row))
+            found, _ = cell(
+                path, lambda row=row: mislabel.suspicion(task, data, truth, row, folder)
+            )
         except Exception as error:  # noqa: BLE001 - a scorer that has no self-score says so
             print(f"  {path.parent.name}/{path.stem}: {error}", flush=True)
             yield task.name, row.name, None
@@ -178,28 +183,61 @@ def main() -> int:
     if not DATA.is_file():
         print(f"needs {DATA.parent.parent.name}/data/{DATA.name} beside the repository")
         return 1
-    lines: list[str] = []
-    found_labels: list[tuple[str, str, dict[str, Tensor] | None]] = []
-    removal: list[tuple[str, RemovalCurve]] = []
-    for whole in TASKS:
-        if options.task and whole.name not in options.task:
-            continue
-        task = small(whole) if options.small else whole
-        data = digits(task)
-        folder = folder_of(task, options.out)
-        truth = truth_of(task, data, options.out)
-        part = report.table(task, truth, list(cells_of(task, data, truth, folder)))
-        print("\n".join(["", *part]), flush=True)
-        lines += part
-        found_labels += mislabels(task, data, truth, folder)
-        if task.name == "logistic":
-            removal += curves(task, data, truth, folder)
-    tail = report.mislabel_table(found_labels) + report.removal_table(removal)
-    print("\n".join(tail), flush=True)
+    tasks = [
+        small(task) if options.small else task
+        for task in TASKS
+        if not options.task or task.name in options.task
+    ]
     page = options.page or (None if options.small or options.task else PAGE)
-    if page is not None:
-        page.write_text("\n".join([*report.HEAD, *lines, *tail]) + "\n", encoding="utf-8")
+    made = [Work(task=task, root=options.out) for task in tasks]
+    text = ""
+    for stage in ("scores", "labels", "removal", "solvers"):
+        for work in made:
+            work.do(stage)
+            text = page_of(made)
+            if page is not None:
+                page.write_text(text, encoding="utf-8")
+    print(text, flush=True)
     return 0
+
+
+class Work:
+    """A task and what is known of it so far.
+
+    Args:
+        task: The task.
+        root: Where its cells lie.
+    """
+
+    def __init__(self, task: Task, root: Path) -> None:
+        self.task, self.data = task, digits(task)
+        self.folder = folder_of(task, root)
+        self.truth = truth_of(task, self.data, root)
+        self.rows: list[report.Result] = []
+        self.labels: list[tuple[str, str, dict[str, Tensor] | None]] = []
+        self.removal: list[tuple[str, RemovalCurve]] = []
+
+    def do(self, stage: str) -> None:
+        """Do one stage of the work."""
+        known = (self.task, self.data, self.truth, self.folder)
+        if stage in {"scores", "solvers"}:
+            self.rows += cells_of(*known, slow=stage == "solvers")
+        elif stage == "labels":
+            self.labels += mislabels(*known)
+        elif self.task.name == "logistic":
+            self.removal += curves(*known)
+
+
+def page_of(made: list[Work]) -> str:
+    """Return the tables of everything that is known so far."""
+    lines: list[str] = []
+    for work in made:
+        if work.rows:
+            ordered = sorted(work.rows, key=lambda result: bool(result.ours))
+            lines += report.table(work.task, work.truth, ordered)
+    lines += report.mislabel_table([row for work in made for row in work.labels])
+    lines += report.removal_table([row for work in made for row in work.removal])
+    return "\n".join([*report.HEAD, *lines])
 
 
 if __name__ == "__main__":

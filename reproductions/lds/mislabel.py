@@ -1,6 +1,7 @@
 """Wrong labels: a tenth of the training labels are changed, and self-influence looks for them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from reproductions.lds.ours import Row, self_scored
 from reproductions.lds.tasks import Digits, Task
 from reproductions.lds.training import trained
-from reproductions.lds.truth import STAGES, Truth
+from reproductions.lds.truth import STAGES, Truth, stages_of
 
 SHARE = 0.1
 CLASSES = 10
@@ -27,14 +28,13 @@ def flipped(task: Task, data: Digits) -> tuple[Digits, Tensor]:
     return replace(data, labels=labels), wrong
 
 
-def trained_on(task: Task, data: Digits, truth: Truth) -> Truth:
-    """Return the truth with models that learnt from these labels, one training run."""
-    everything = torch.ones(1, task.train, dtype=torch.bool)
-    return replace(truth, members=trained(task, data, everything, [60_000], STAGES))
-
-
-def suspicion(task: Task, data: Digits, truth: Truth, row: Row) -> dict[str, Tensor]:
-    """Return self-scores on the models of the changed labels, as a cell keeps them."""
+def suspicion(task: Task, data: Digits, truth: Truth, row: Row, folder: Path) -> dict[str, Tensor]:
+    """Return self-scores on models that learnt the changed labels, as a cell keeps them."""
     changed, wrong = flipped(task, data)
-    found = self_scored(task, changed, trained_on(task, changed, truth), row)
+    everything = torch.ones(1, task.train, dtype=torch.bool)
+    members, _ = stages_of(
+        folder / "mislabelled.safetensors",
+        lambda: trained(task, changed, everything, [60_000], STAGES),
+    )
+    found = self_scored(task, changed, replace(truth, members=members), row)
     return {"scores": found.scores.detach(), "wrong": wrong}

@@ -104,9 +104,15 @@ TASKS = (
 def small(task: Task) -> Task:
     """Return the task in seconds: for a test that everything runs, not for its numbers."""
     return replace(
-        task, train=60, queries=6, subsets=6, seeds=min(task.seeds, 2), epochs=3, batch=task.batch
-        and 10, members=min(task.members, 2)
-    )  # fmt: skip
+        task,
+        train=60,
+        queries=6,
+        subsets=6,
+        seeds=min(task.seeds, 2),
+        epochs=3 if task.batch else 20,
+        batch=min(task.batch, 10),
+        members=min(task.members, 2),
+    )
 
 
 def digits(task: Task) -> Digits:

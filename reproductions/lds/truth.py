@@ -69,21 +69,29 @@ def truth_of(task: Task, data: Digits, root: Path) -> Truth:
         spent += seconds
     everything = torch.ones(task.members, task.train, dtype=torch.bool)
     seeds = range(50_000, 50_000 + task.members)
-    stages, seconds = cell(
-        folder / "members.safetensors",
-        lambda: {
-            f"{stage}/{name}": value
-            for stage, weights in enumerate(trained(task, data, everything, seeds, STAGES))
-            for name, value in weights.items()
-        },
+    members, seconds = stages_of(
+        folder / "members.safetensors", lambda: trained(task, data, everything, seeds, STAGES)
     )
-    members: list[Weights] = [{} for _ in range(STAGES)]
-    for key, value in stages.items():
-        stage, _, name = key.partition("/")
-        members[int(stage)][name] = value
     return Truth(
         keep=keep, margins=torch.stack(margins, dim=1), members=members, seconds=spent + seconds
     )
+
+
+def stages_of(path: Path, compute: Callable[[], list[Weights]]) -> tuple[list[Weights], float]:
+    """Return the stages of some models from their cell, and the seconds that they took."""
+    stored, seconds = cell(
+        path,
+        lambda: {
+            f"{stage}/{name}": value
+            for stage, weights in enumerate(compute())
+            for name, value in weights.items()
+        },
+    )
+    stages: list[Weights] = [{} for _ in range(STAGES)]
+    for key, value in stored.items():
+        stage, _, name = key.partition("/")
+        stages[int(stage)][name] = value
+    return stages, seconds
 
 
 def retrained(task: Task, data: Digits, keep: Tensor, seed: int) -> Tensor:
