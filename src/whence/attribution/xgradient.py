@@ -144,8 +144,9 @@ def parts_of(f: ScalarFn) -> tuple[Network, Target]:
     came = type(f if model is None else model).__name__
     msg = (
         f"X-Gradient proves that the network is homogeneous and needs its graph; got {came}. Read "
-        f"the model first: ModelScalar(Network.read(model, images), logit(class)). InputXGradient "
-        f"is the same without the proof, on any callable."
+        f"the model first: ModelScalar(Network.read(model, images), logit(class)); or use "
+        f"whence.explain(model, images, method='x-gradient'), which reads it. InputXGradient is "
+        f"the same without the proof, on any callable."
     )
     raise SettingError(msg)
 
