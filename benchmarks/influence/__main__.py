@@ -99,6 +99,7 @@ def alone(arguments: argparse.Namespace) -> None:
     name, cell = arguments.subject[0], CELLS[arguments.one]
     setup = ready(Setup(name=name, images=arguments.images, queries=arguments.queries), BUILD)
     path = place(arguments, name, cell)
+    _ = setup.network
     work = cell.make(setup)
     step(setup)
     floors = [step(setup) for _ in range(STEPS)]

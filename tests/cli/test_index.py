@@ -145,3 +145,11 @@ def test_exact_norms_are_kept_if_they_are_asked_for(whence, document):
     found = document(whence(*words, "--json"))
     assert found["settings"]["norms"] == "exact"
     assert found["parameters"] == 2
+
+
+def test_a_sparse_projection_can_be_chosen(whence, document, ask):
+    words = ("index", "build", "idx", *MODEL, "--spread", 2, "--dimension", 20)
+    found = document(whence(*words, "--json"))
+    assert found["settings"]["projection"] == "whence sparse projection 1"
+    assert found["settings"]["spread"] == 2
+    assert len(document(ask("-k", 2, "--json"))) == 6

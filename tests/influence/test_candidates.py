@@ -6,7 +6,7 @@ from torch import nn
 
 from whence.core import Margin, TensorData
 from whence.errors import MismatchError, SettingError
-from whence.gradients import Projection
+from whence.gradients import Projection, SparseProjection
 from whence.influence import GradCos, index_gradients, influence, retrieve
 from whence.network import Network
 
@@ -80,3 +80,13 @@ def test_too_many_images_and_other_networks_and_data_are_refused(setting):
             images,
             target,
         )
+
+
+def test_a_sparse_index_is_asked_as_it_was_made(setting, tmp_path):
+    network, train, _, images, target = setting
+    folder = tmp_path / "sparse"
+    index_gradients(network, train, folder, projection=SparseProjection(dimension=64, spread=2))
+    exact = influence(network, train, images, target, scorer=GradCos())
+    found = retrieve(network, train, folder, images, target, k=5, candidates=15, sample=40)
+    assert torch.equal(found.indices, exact.proponents(5).indices)
+    assert found.recall.mean() > 0.6

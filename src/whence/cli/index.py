@@ -78,6 +78,14 @@ def build(  # noqa: PLR0913 - one argument for each option
     dimension: Annotated[
         int, typer.Option(min=1, help="Numbers kept of each parameter's gradient, at most.")
     ] = 256,
+    spread: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="0: project both sides of a weight, the cheapest way. 1 or more: form gradients "
+            "and add each element to so many sums, which is closer and costs more.",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the projection.")] = 0,
     exact_norms: Annotated[
         bool,
@@ -97,6 +105,7 @@ def build(  # noqa: PLR0913 - one argument for each option
     Costs less than one epoch of training. Stop it at any time and run it again: it goes on.
     """
     del verbose
+    from whence.gradients import Projection, SparseProjection
     from whence.recipes import load_images, load_subject
     from whence.recipes.index import build_index
 
@@ -114,8 +123,9 @@ def build(  # noqa: PLR0913 - one argument for each option
             loaded,
             data,
             out,
-            dimension=dimension,
-            seed=seed,
+            projection=SparseProjection(dimension=dimension, seed=seed, spread=spread)
+            if spread
+            else Projection(dimension=dimension, seed=seed),
             parameters=parameters,
             norms="exact" if exact_norms else "projected",
             batch_size=batch_size,

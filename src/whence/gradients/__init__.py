@@ -5,7 +5,7 @@ from whence.gradients.compare import Compared, Comparison
 from whence.gradients.forward import ForwardMode
 from whence.gradients.operator import Composed, Damped, Identity, Operator, Scaled, Vectors
 from whence.gradients.patches import Patches
-from whence.gradients.project import Projection, Projector, flat
+from whence.gradients.project import Projection, Projector, SparseProjection, flat
 from whence.gradients.rank import low_rank
 from whence.gradients.record import ExampleGradients, Recorder
 
@@ -26,6 +26,7 @@ __all__ = [
     "Projector",
     "Recorder",
     "Scaled",
+    "SparseProjection",
     "Vectors",
     "flat",
     "low_rank",

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from whence.core import Images, Logits, Target
 from whence.gradients.blocks import Block
-from whence.gradients.record import Recorder
+from whence.gradients.record import Recorder, side_by_side
 
 __all__ = ["ForwardMode", "quiet"]
 
@@ -63,6 +63,7 @@ class ForwardMode:
     def __call__(self, images: Images, target: Target) -> tuple[Tensor, Logits]:
         """Return inner products with the vectors, ``(b, q)``, and the logits."""
         self.recorder.network.check(images)
+        images = side_by_side(images)
         columns = []
         logits: Tensor | None = None
         with quiet(), torch.no_grad():
@@ -92,7 +93,10 @@ def along(recorder: Recorder, vector: Mapping[str, Tensor]) -> Prepared:
             for name, p in recorder.network.parameters.items()
         }
         pairs = [forward_ad.unpack_dual(v) for v in recorder.staged.prepare(parameters)]  # type: ignore[no-untyped-call]
-        return tuple((primal, tangent) for primal, tangent in pairs)
+        return tuple(
+            (side_by_side(value), None if change is None else side_by_side(change))
+            for value, change in pairs
+        )
 
 
 @contextmanager

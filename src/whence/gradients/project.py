@@ -34,10 +34,11 @@ from whence.gradients.operator import Operator, Vectors
 from whence.gradients.patches import Patches
 from whence.gradients.record import ExampleGradients, combined
 
-__all__ = ["Projection", "Projector", "flat"]
+__all__ = ["Projection", "Projector", "SparseProjection", "flat"]
 
 STREAM = "whence projection 1"
-"""Names the way in which random numbers are made; another way needs another name."""
+SPARSE_STREAM = "whence sparse projection 1"
+"""Name the way in which random numbers are made; another way needs another name."""
 
 
 @final
@@ -64,6 +65,50 @@ class Projection:
         """Return the linear map for gradients like these: same parameters, same layers."""
         return Projector(
             maps={name: map_for(name, blocks, self) for name, blocks in gradients.blocks.items()}
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SparseProjection:
+    """A sparse Johnson-Lindenstrauss projection of each parameter's gradient as a whole.
+
+    Every element is added, with a sign and over the root of ``spread``, to ``spread`` of the
+    sums. Inner products are unbiased, and closer than those of a :class:`Projection` of as many
+    numbers, whose sides are projected one by one; but gradients must be formed, which costs about
+    a training step more.
+
+    Args:
+        dimension: Numbers per parameter, at most.
+        seed: Seed of the signs and places.
+        spread: How many sums an element goes to.
+
+    References:
+        Kane and Nelson (2014), "Sparser Johnson-Lindenstrauss Transforms", section 3; Hu et al.
+        (2025), "GraSS: Scalable Data Attribution with Gradient Sparsification and Sparse
+        Projection".
+    """
+
+    dimension: int = 256
+    seed: int = 0
+    spread: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 1 <= self.spread <= self.dimension:
+            msg = (
+                f"A sparse projection needs a dimension of at least 1, and a spread from 1 to it; "
+                f"got dimension={self.dimension}, spread={self.spread}."
+            )
+            raise SettingError(msg)
+
+    def projector(self, gradients: ExampleGradients) -> "Projector":
+        """Return the linear map for gradients like these: same parameters, same layers."""
+        return Projector(
+            maps={
+                name: whole(name, math.prod(blocks[0].shape), self)
+                for name, blocks in gradients.blocks.items()
+            }
         )
 
 
@@ -198,14 +243,16 @@ class Sketch:
     """Every element is added, with a sign, to one of ``size`` sums.
 
     Args:
-        places: The sum of each element, ``(n,)``.
-        signs: 1 or -1 for each element, ``(n,)``.
+        places: The sum of each element, ``(spread * n,)``.
+        signs: 1 or -1 for each element, over the root of the spread, ``(spread * n,)``.
         size: The number of sums.
+        spread: To how many of them an element is added.
     """
 
     places: Tensor
     signs: Tensor
     size: int
+    spread: int = 1
 
     def blocks(self, blocks: Sequence[Block]) -> Tensor:
         """Return the sketch of a parameter's gradients."""
@@ -214,11 +261,13 @@ class Sketch:
     def vectors(self, values: Tensor) -> Tensor:
         """Return the sketch of vectors ``(q, n)``."""
         empty = values.new_zeros(len(values), self.size)
-        return empty.index_add(1, self.places.to(values.device), values * self.signs.to(values))
+        copied = values if self.spread == 1 else values.repeat(1, self.spread)
+        return empty.index_add(1, self.places.to(values.device), copied * self.signs.to(values))
 
     def adjoint(self, values: Tensor) -> Tensor:
         """Return to each element, with its sign, the sum that it was added to: ``(q, n)``."""
-        return values[:, self.places.to(values.device)] * self.signs.to(values)
+        found = values[:, self.places.to(values.device)] * self.signs.to(values)
+        return found.reshape(len(values), self.spread, -1).sum(dim=1)
 
 
 def flat(vectors: Vectors) -> Tensor:
@@ -247,6 +296,24 @@ def map_for(
     drawn = np.frombuffer(stream(f"{name}|sketch", 4 * size, projection.seed), dtype="<u4")
     numbers = torch.from_numpy(drawn.astype(np.int64))
     return Sketch(places=(numbers >> 1) % most, signs=1 - 2 * (numbers & 1), size=most)
+
+
+def whole(name: str, size: int, projection: SparseProjection) -> "Exact | Sketch":
+    """Return what is done to one parameter's gradient as a whole."""
+    most, spread = projection.dimension, projection.spread
+    if size <= most:
+        return Exact(size=size)
+    drawn = stream(f"{name}|sparse", 4 * size * spread, projection.seed)
+    numbers = torch.from_numpy(np.frombuffer(drawn, dtype="<u4").astype(np.int64))
+    numbers = numbers.view(spread, size)
+    borders = torch.tensor([most * k // spread for k in range(spread + 1)])
+    first, own = borders[:-1, None], borders.diff()[:, None]  # each copy has sums of its own
+    return Sketch(
+        places=(first + (numbers >> 1) % own).flatten(),
+        signs=(1 - 2 * (numbers & 1)).flatten() / math.sqrt(spread),
+        size=most,
+        spread=spread,
+    )
 
 
 def shape_of(block: FactoredBlock) -> tuple[int, int, int]:

@@ -14,8 +14,8 @@ import torch
 
 from whence.core import ImageData, Images, Margin, Progress, Target, check_images, silent
 from whence.errors import MismatchError, RecordError
-from whence.gradients import Projection, Projector, Recorder, flat
-from whence.gradients.project import STREAM
+from whence.gradients import Projection, Projector, Recorder, SparseProjection, flat
+from whence.gradients.project import SPARSE_STREAM, STREAM
 from whence.index import (
     MakeRows,
     Manifest,
@@ -42,7 +42,7 @@ def index_gradients(
     train: ImageData,
     folder: str | Path,
     *,
-    projection: Projection | None = None,
+    projection: Projection | SparseProjection | None = None,
     parameters: str | Sequence[str] = "all",
     norms: Norms = "projected",
     batch_size: int = 32,
@@ -58,7 +58,8 @@ def index_gradients(
         network: The network.
         train: Training images with labels.
         folder: Where to.
-        projection: How gradients are projected; :class:`Projection` by default.
+        projection: How gradients are projected; :class:`Projection` by default, or
+            :class:`SparseProjection`.
         parameters: Over which parameters; see ``choose_parameters``.
         norms: Divide by the length of the projection, which costs nothing, or by the gradient's
             own, which makes cosines unbiased and costs about half a training step more.
@@ -150,7 +151,7 @@ def search_gradients(
     return replace(lowest, scores=-lowest.scores)
 
 
-def projector_of(recorder: Recorder, projection: Projection) -> Projector:
+def projector_of(recorder: Recorder, projection: Projection | SparseProjection) -> Projector:
     """Return the projection for the gradients of a network."""
     example = recorder.network.example[:1]
     labels = torch.zeros(1, dtype=torch.int64, device=example.device)
@@ -158,25 +159,33 @@ def projector_of(recorder: Recorder, projection: Projection) -> Projector:
 
 
 def provenance_of(
-    recorder: Recorder, train: ImageData, projection: Projection, norms: Norms
+    recorder: Recorder,
+    train: ImageData,
+    projection: Projection | SparseProjection,
+    norms: Norms,
 ) -> Provenance:
     """Return of what an index is made."""
+    kind: dict[str, str | int] = {"projection": STREAM}
+    if isinstance(projection, SparseProjection):
+        kind = {"projection": SPARSE_STREAM, "spread": projection.spread}
     return Provenance(
         model=recorder.network.fingerprint(),
         data=train.fingerprint(),
         parameters=recorder.names,
         settings={
             "target": "margin of the label",
-            "projection": STREAM,
             "dimension": projection.dimension,
             "seed": projection.seed,
             "norms": norms,
+            **kind,
         },
         code=version("whence"),
     )
 
 
-def recorder_of(network: Network, folder: str | Path) -> tuple[Recorder, Projection, Norms]:
+def recorder_of(
+    network: Network, folder: str | Path
+) -> tuple[Recorder, Projection | SparseProjection, Norms]:
     """Return what records and projects as an index did, for the same model."""
     made = manifest_of(folder).provenance
     if network.fingerprint() != made.model:
@@ -185,15 +194,17 @@ def recorder_of(network: Network, folder: str | Path) -> tuple[Recorder, Project
             f"the model that it was built with, or build an index of this one."
         )
         raise MismatchError(msg)
-    if made.settings.get("projection") != STREAM:
+    if made.settings.get("projection") not in (STREAM, SPARSE_STREAM):
         msg = (
             f"{folder} was projected by {made.settings.get('projection')!r}, this version of "
             f"whence projects by {STREAM!r}. Build the index again."
         )
         raise RecordError(msg)
-    projection = Projection(
-        dimension=int(made.settings["dimension"]), seed=int(made.settings["seed"])
-    )
+    dimension, seed = int(made.settings["dimension"]), int(made.settings["seed"])
+    projection: Projection | SparseProjection = Projection(dimension=dimension, seed=seed)
+    if made.settings["projection"] == SPARSE_STREAM:
+        spread = int(made.settings["spread"])
+        projection = SparseProjection(dimension=dimension, seed=seed, spread=spread)
     norms: Norms = "projected" if made.settings.get("norms") == "projected" else "exact"
     return Recorder(network, made.parameters), projection, norms
 

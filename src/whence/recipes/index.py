@@ -10,7 +10,7 @@ import torch
 from whence.adapters import LoadedModel
 from whence.core import ImageData, Margin, Progress, silent
 from whence.errors import DataError, MismatchError
-from whence.gradients import Projection
+from whence.gradients import Projection, SparseProjection
 from whence.index import Manifest, manifest_of, verify
 from whence.influence import index_gradients, repair_gradients, retrieve
 from whence.influence.build import Norms
@@ -65,13 +65,12 @@ class Answer:
     rows: int
 
 
-def build_index(  # noqa: PLR0913 - keywords, each with a default
+def build_index(
     model: LoadedModel,
     train: ImageData,
     out: str | Path,
     *,
-    dimension: int = 256,
-    seed: int = 0,
+    projection: Projection | SparseProjection | None = None,
     parameters: str | Sequence[str] = "all",
     norms: Norms = "projected",
     batch_size: int = 32,
@@ -86,8 +85,7 @@ def build_index(  # noqa: PLR0913 - keywords, each with a default
         model: The model.
         train: Its training images, with labels.
         out: The folder of the index; one of the same model, data and settings is completed.
-        dimension: Numbers kept for each parameter, at most.
-        seed: Seed of the projection.
+        projection: How gradients are projected; :class:`Projection` by default.
         parameters: Over which parameters; see :func:`whence.influence.choose_parameters`.
         norms: By which length gradients are divided.
         batch_size: Training images at a time.
@@ -103,7 +101,7 @@ def build_index(  # noqa: PLR0913 - keywords, each with a default
         read(model, train),
         train,
         out,
-        projection=Projection(dimension=dimension, seed=seed),
+        projection=projection,
         parameters=parameters,
         norms=norms,
         batch_size=batch_size,

@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from whence.core import Images, Labels, Margin, Scalars
 from whence.errors import SettingError
 from whence.gradients import Recorder
+from whence.gradients.record import side_by_side
 from whence.influence import Influence, Member
 from whence.influence.members import combined
 from whence.influence.query import QueryVectors, residuals_of
@@ -178,6 +179,7 @@ class Along:
     def __call__(self, images: Images, target: Margin) -> tuple[Scalars, Scalars]:
         """Return margins and their changes, both differentiable with respect to the images."""
         self.recorder.network.check(images)
+        images = side_by_side(images)
         with quiet(), forward_ad.dual_level():
             values = [
                 primal if tangent is None else forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
@@ -199,7 +201,12 @@ def along(recorder: Recorder, vector: QueryVectors) -> Along:
             for name, p in recorder.network.parameters.items()
         }
         pairs = [forward_ad.unpack_dual(v) for v in recorder.staged.prepare(parameters)]  # type: ignore[no-untyped-call]
-        return Along(recorder=recorder, values=tuple((p, t) for p, t in pairs))
+        return Along(
+            recorder=recorder,
+            values=tuple(
+                (side_by_side(p), None if t is None else side_by_side(t)) for p, t in pairs
+            ),
+        )
 
 
 @contextmanager
