@@ -250,6 +250,21 @@ def test_the_whole_is_the_merger_of_its_parts_however_it_is_cut(mixed, kfac, ord
     torch.testing.assert_close(mixed.matrix_of(found), mixed.matrix_of(expected))
 
 
+def test_a_merger_with_nothing_is_a_statistic_of_its_own(mixed, kfac):
+    batch = [mixed.recorder.record(mixed.images, Margin(mixed.labels))]
+    for whole, nothing, parts in (
+        (factors_of(mixed.chosen()), KroneckerFactors(), ("inputs", "outputs")),
+        (corrected(mixed.chosen(), kfac), EigenvalueCorrection(basis=kfac), ("squares",)),
+    ):
+        before = {p: {n: v.clone() for n, v in getattr(whole, p).items()} for p in parts}
+        for merged in (whole.merge(nothing), nothing.merge(whole)):
+            merged.update(batch)
+        assert whole.count == 6
+        for part, values in before.items():
+            for name, value in values.items():
+                torch.testing.assert_close(getattr(whole, part)[name], value, rtol=0, atol=0)
+
+
 def test_sums_of_a_network_in_single_precision_are_kept_in_double(mixed):
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).eval()
     images = mixed.images.float()

@@ -196,8 +196,7 @@ class EigenvalueCorrection:
                 raise MismatchError(msg)
             for name, layer in self.basis.layers.items():
                 blocks = [b for b in gradients.blocks[name] if isinstance(b, FactoredBlock)]
-                found = rotated_squares(blocks, layer)
-                self.squares[name] = self.squares[name] + found if name in self.squares else found
+                add(self.squares, name, [rotated_squares(blocks, layer)])
         self.count += size
 
     def merge(self, other: Self) -> Self:
@@ -209,7 +208,7 @@ class EigenvalueCorrection:
         return EigenvalueCorrection(
             basis=self.basis,
             squares={
-                n: sum(s[n] for s in (self.squares, other.squares) if n in s)  # type: ignore[misc]
+                n: added(s[n].clone() for s in (self.squares, other.squares) if n in s)
                 for n in names
             },
             count=self.count + other.count,
@@ -245,9 +244,12 @@ def factored(gradients: ExampleGradients) -> dict[str, list[FactoredBlock]]:
 
 
 def add(sums: dict[str, Tensor], name: str, parts: Sequence[Tensor]) -> None:
-    """Add the moments of a layer's uses to its sum."""
+    """Add the moments of a layer's uses to its sum, which is this statistic's own."""
     for part in parts:
-        sums[name] = sums[name] + part if name in sums else part
+        if name in sums:
+            sums[name] += part
+        else:
+            sums[name] = part
 
 
 def rotated_squares(blocks: Sequence[FactoredBlock], layer: EigenLayer) -> Tensor:
@@ -331,8 +333,8 @@ def copied(statistic: KroneckerFactors) -> KroneckerFactors:
     """Return a statistic of its own with the same content."""
     return KroneckerFactors(
         biases=statistic.biases,
-        inputs=dict(statistic.inputs),
-        outputs=dict(statistic.outputs),
+        inputs={name: value.clone() for name, value in statistic.inputs.items()},
+        outputs={name: value.clone() for name, value in statistic.outputs.items()},
         positions=dict(statistic.positions),
         rest=statistic.rest.merge(FisherDiagonal()),
         dtype=statistic.dtype,
