@@ -11,7 +11,7 @@ from torch import nn
 from whence.attribution import Gradient, InputXGradient, IntegratedGradients, attribute
 from whence.core import Margin, ModelScalar, TensorData, logit
 from whence.errors import DataError, OutputError, SettingError
-from whence.influence import GradDot, influence
+from whence.influence import EKFAC, Checkpoint, GradDot, TracIn, influence
 from whence.network import Network
 from whence.recipes import audit
 from whence.results import load_audit
@@ -402,3 +402,29 @@ def test_grey_images_are_shown_in_three_channels():
     assert shown.shape == (4, 4, 3)
     assert (shown.min(), shown.max()) == (0, 255)
     assert (shown[..., 0] == shown[..., 2]).all()
+
+
+def test_a_scorer_with_settings_and_checkpoints_reach_the_scores(planted):
+    state = planted.model.state_dict()
+    moments = [Checkpoint(weights=state, learning_rate=rate) for rate in (0.5, 0.25)]
+    once, twice = (
+        audit(
+            planted.model,
+            planted.train,
+            planted.test,
+            queries=[2],
+            k=4,
+            score=TracIn(),
+            checkpoints=some,
+        )
+        for some in ((), moments)
+    )
+    assert twice.run.settings["score"] == "tracin"
+    assert (once.run.settings["checkpoints"], twice.run.settings["checkpoints"]) == (0, 2)
+    for plain, summed in zip(once.queries[0].proponents, twice.queries[0].proponents, strict=True):
+        assert plain.index == summed.index
+        assert summed.score == pytest.approx(0.75 * plain.score, rel=1e-3)
+    whitened = audit(
+        planted.model, planted.train, planted.test, queries=[2], k=4, score=EKFAC(damping=0.5)
+    )
+    assert whitened.run.settings["score settings"]["damping"] == 0.5

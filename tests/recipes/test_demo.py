@@ -113,3 +113,4 @@ def test_the_demonstration_uses_the_public_audit_alone(monkeypatch, case):
     assert asked["out"] == "somewhere"
     assert asked["train"] == "digits (train)"
     assert asked["command"] == "whence demo"
+    assert asked["score"] == "grad-cos"

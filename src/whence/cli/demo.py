@@ -20,6 +20,10 @@ def demo(
         Path, typer.Option(metavar="FOLDER", help="Where to write.", rich_help_panel=OUTPUT)
     ] = Path("demo-audit"),
     seed: Annotated[int, typer.Option(help="Of the data, the network and its training.")] = 0,
+    score: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="How gradients become scores; as in whence audit."),
+    ] = "grad-cos",
     overwrite: Annotated[
         bool,
         typer.Option(help="Replace an earlier demonstration.", rich_help_panel=OUTPUT),
@@ -36,7 +40,12 @@ def demo(
 
     with bars(quiet=as_json) as progress:
         shown = demonstrate(
-            out, seed=seed, overwrite=overwrite, command=command_line(), progress=progress
+            out,
+            seed=seed,
+            score=score,
+            overwrite=overwrite,
+            command=command_line(),
+            progress=progress,
         )
     if as_json:
         say_json({**figures(shown), "audit": overview(shown.record, out)})

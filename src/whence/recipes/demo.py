@@ -10,6 +10,7 @@ from torch import Tensor
 
 from whence.adapters import LoadedModel
 from whence.core import Progress, silent
+from whence.influence import Scorer
 from whence.recipes.audit import audit
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
 from whence.results import AuditRecord, InfluenceRecord
@@ -72,6 +73,7 @@ def demonstrate(
     out: Path | str | None,
     *,
     seed: int = 0,
+    score: Scorer | str = "grad-cos",
     overwrite: bool = False,
     command: str = "",
     progress: Progress = silent,
@@ -85,6 +87,7 @@ def demonstrate(
     Args:
         out: The folder for the report; nothing is written if None.
         seed: Of everything that is drawn.
+        score: How gradients become scores; see ``whence.influence.SCORERS``.
         overwrite: Replace an earlier result in ``out``.
         command: What to note as the command.
         progress: Told how far each stage is.
@@ -99,6 +102,7 @@ def demonstrate(
         digits.train,
         digits.test,
         out=out,
+        score=score,
         overwrite=overwrite,
         command=command,
         progress=progress,
