@@ -77,8 +77,9 @@ class Subject:
         self.model.eval()
         self.recorder = Recorder(Network.read(self.model, self.images[:2]))
         self.train = TensorData(images=self.images, labels=self.labels)
-        self.numbers = torch.rand(
-            COUNT, 1, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+        source = torch.Generator().manual_seed(7)
+        self.numbers = torch.cat(  # those of the basis, then those of its eigenvalues
+            [torch.rand(COUNT, 1, generator=source, dtype=torch.float64) for _ in range(2)], dim=1
         )
 
     def scores(self, inverse):
@@ -98,11 +99,14 @@ def theirs(kronfluence, subject, strategy, damping, folder, *, numbers=None, see
     own = torch.Generator().manual_seed(seed)
 
     class Task(kronfluence.task.Task):
+        seen = 0
+
         def compute_train_loss(self, batch, model, sample=False):
             images, labels, some = batch
             logits = model(images)
             if sample and numbers is not None:
-                labels = drawn(logits.detach(), some)
+                labels = drawn(logits.detach(), some[:, self.seen // COUNT])
+                self.seen += len(images)
             elif sample:
                 chances = logits.detach().softmax(dim=1)
                 labels = torch.multinomial(chances, 1, generator=own)[:, 0]
@@ -111,7 +115,7 @@ def theirs(kronfluence, subject, strategy, damping, folder, *, numbers=None, see
         def compute_measurement(self, batch, model):
             return self.compute_train_loss(batch, model)
 
-    some = torch.zeros(COUNT, dtype=torch.float64) if numbers is None else numbers[:, 0]
+    some = torch.zeros(COUNT, 2, dtype=torch.float64) if numbers is None else numbers
     train = TensorDataset(subject.images, subject.labels, some)
     test = TensorDataset(subject.queries, subject.classes, some[:QUERIES])
     model = kronfluence.analyzer.prepare_model(copy.deepcopy(subject.model), Task())
@@ -158,9 +162,10 @@ def test_ek_fac_scores_with_the_same_drawn_labels_are_kronfluence_s(
 
 
 def test_labels_drawn_by_each_part_them_no_more_than_two_seeds_part_kronfluence(
-    kronfluence, subject, tmp_path
+    kronfluence, tmp_path
 ):
     """How near that is depends on the number of images, not on the library."""
+    subject = Subject("mlp")
     inverse = ekfac(subject.recorder, subject.train, draws=SampledLabels(4))
     found = subject.scores(inverse)
     first, second = (

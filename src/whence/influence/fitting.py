@@ -158,6 +158,9 @@ def kronecker(
     if path is not None and path.exists():
         return as_kronecker(load_operator(path, made, device))
     numbers = chosen.numbers(draws, generator)
+    # Eigenvalues of other draws than the basis: those of the same would be far too small along
+    # directions that these happened to miss, as a confident model's drawn labels mostly do.
+    fresh = chosen.numbers(draws, generator)
     basis = stored_basis(early, made, device)
     if basis is None:
         factors = KroneckerFactors(biases=joined_biases(chosen.recorder))
@@ -170,7 +173,7 @@ def kronecker(
             save_operator(early, basis, made)
         correction = EigenvalueCorrection(basis=basis)
         for batch in chosen.batches("curvature: eigenvalues"):
-            correction.update(chosen.draws(batch, draws, numbers))
+            correction.update(chosen.draws(batch, draws, fresh))
         found = correction.result()
     if path is not None and early is not None:
         save_operator(path, found, made)
