@@ -31,6 +31,12 @@ CHOSEN = (
     "Intervals: bootstrap over pairs of query and training image."
 )
 
+COUNTED = (
+    "Better / no difference / worse, over all kinds of data and the rank accuracy of T1, T2, T3 "
+    "and T5, T4 and T6 where they were measured; by whether the 95 % interval of the paired "
+    "difference holds 0."
+)
+
 PRICE = (
     "CPU time of the maps of 16 training images for one query, in training steps (forward and full "
     "backward) of the same batch; the re-use of what knows no query is not counted."
@@ -128,6 +134,38 @@ def against(title: str, rows: Sequence[dict[str, Any]], ours: str) -> list[str]:
     return lines
 
 
+def tally(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return how often each training-feature map is better and worse than each two-step map."""
+    every = [n for rows in groups.values() for n in names_of(rows)]
+    names = list(dict.fromkeys(every))
+    others = [n for n in names if n.startswith("2: ")]
+    ours = [n for n in names if not n.startswith("2: ") and "re-" not in n and "random" not in n]
+    lines = ["## Each map against each two-step map", "", COUNTED, ""]
+    lines += [f"| map | {' | '.join(n[3:] for n in others)} |", "|--|" + "--|" * len(others)]
+    for name in ours:
+        cells = []
+        for other in others:
+            found = [
+                verdict(rows, name, other, measure)
+                for rows in groups.values()
+                for measure in JUDGED
+            ]
+            better, same, worse = (found.count(k) for k in (1, 0, -1))
+            cells.append(f"{better} / {same} / {worse}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def verdict(rows: Sequence[dict[str, Any]], ours: str, other: str, measure: str) -> int | None:
+    """Return 1 if ours is better, -1 if it is worse, 0 if neither, None if it was not measured."""
+    pair = [torch.tensor(pooled(rows, n, measure), dtype=torch.float64) for n in (ours, other)]
+    if not len(pair[0]) or not len(pair[1]):
+        return None
+    gap = (pair[0] - pair[1])[(pair[0] - pair[1]).isfinite()]
+    low, high = interval(gap)
+    return int(low > 0) - int(high < 0)
+
+
 def interval(values: Tensor) -> tuple[float, float]:
     """Return the ends of the 95 % bootstrap interval of the mean."""
     generator = torch.Generator().manual_seed(0)
@@ -163,6 +201,7 @@ def report(every: Sequence[dict[str, Any]]) -> str:
     rows = [row for row in every if "rows" in row]
     lines = [INTRODUCTION]
     groups = groups_of(rows)
+    lines += tally(groups)
     for ours in OURS:
         lines += [
             f"## `{ours}` less the best two-step map",
