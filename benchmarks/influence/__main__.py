@@ -216,9 +216,11 @@ per image: a forward and a full backward pass of the untouched model at the same
 processor time, measured before and behind every cell in its own process. "top 10" is the share of
 the exact Grad-Cos top ten (over the same images) that a method's top ten has. "peak" is the
 process's largest resident memory, training step and library included. Maps are made of images
-whose scores are known; their time is the median of five runs after one that does not count. Other libraries go over as many images as the table says; their cost per
-image does not depend on it. {threads} thread(s) of {cores} cores, torch {torch.__version__},
-{", ".join(libraries)}.
+whose scores are known; their time is the median of five runs after one that does not count. Rows
+go over as many images as the table says; cost per image does not depend on it, but for fixed costs:
+EK-FAC's are mostly its eigendecompositions. A re-ranking touches at least every query's ten images,
+so its share of the exact ranking's time falls with the size of the training set. {threads}
+thread(s) of {cores} cores, torch {torch.__version__}, {", ".join(libraries)}.
 
 {text}
 """
