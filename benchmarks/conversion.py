@@ -162,10 +162,10 @@ order, with no code for any model. *X-DNN* says whether the outcome is one, by p
 tests on {images} images, with the largest relative error of `f(kx) = k f(x)` for `k` from 0.001 to
 1000. {holding} of {count} are.
 
-The two routes that change no prediction: the *coordinate* is exact where all that is left is piece
-by piece linear, otherwise the operations in its way are named; under the norm *wrapper* every
-network is one, but the share given here of its attribution is mere pixel energy, which explains
-nothing. Torch {torch}; {minutes:.0f} minutes on one thread.
+The two routes that change no operation: the *coordinate* is exact where a network is piece by piece
+linear, otherwise the first operation in its way is named; the norm *wrapper* takes any network, but
+the share given here of its attribution is mere pixel energy, which explains nothing. Torch {torch};
+{minutes:.0f} minutes of wall time on one thread of a busy machine.
 """
 
 
