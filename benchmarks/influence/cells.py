@@ -27,7 +27,7 @@ from whence.influence import (
     search_gradients,
 )
 from whence.influence.fitting import ekfac
-from whence.training_features import training_features
+from whence.training_features import influence_fn
 
 __all__ = ["CELLS", "Cell", "Work"]
 
@@ -167,13 +167,12 @@ def mapped(setup: Setup, scorer: GradCos | GradDot) -> Work:
     """Training-feature maps of images that share a query; the scores are there already."""
     train, _ = setup.data
     found = scored(setup, scorer, 1, batch_size=setup.batch)
-    places = found.proponents(MAPPED).indices[0].tolist()
-    method = Gradient()
+    places = found.proponents(MAPPED).indices[0]
+    images, labels = train.images[places], labels_of(train.labels)[places]
+    method, f = Gradient(), influence_fn(found, 0, labels)
 
     def run() -> None:
-        training_features(
-            found, 0, train, places, method, hold_weights=False, batch_size=setup.batch
-        )
+        method(f, images)
 
     return Work(run=run, units=len(places))
 

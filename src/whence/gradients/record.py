@@ -153,7 +153,7 @@ class Recorder:
         with torch.enable_grad():
             images = side_by_side(images)
             parameters = {
-                name: side_by_side(p.detach()).requires_grad_()
+                name: side_by_side(p).detach().requires_grad_()
                 for name, p in self.network.parameters.items()
             }
             function = self.twice if create_graph else self.once
