@@ -68,6 +68,11 @@ def rows_of(task: Task) -> Iterator[Row]:
     set_otherwise = [
         Row(scorer=EKFAC(damping=task.decay), setting=DECAY),
         Row(scorer=KFAC(damping=task.decay), setting=DECAY),
+        *(
+            Row(scorer=made(damping=task.decay, seed=seed), setting=f"{DECAY}, seed {seed}")
+            for made in (EKFAC, KFAC)
+            for seed in (1, 2)
+        ),
         Row(scorer=InfluenceFunction(damping=task.decay), setting=DECAY),
         Row(scorer=TRAK(space=SKETCH, damping=1.0), setting="sketch, damping 1"),
         Row(scorer=ProjectedFisher(space=SKETCH, damping=0.1), setting="sketch, damping 0.1"),
@@ -78,7 +83,7 @@ def rows_of(task: Task) -> Iterator[Row]:
             if scorer.name in AVERAGED:
                 yield Row(scorer=scorer, models="several")
         for row in set_otherwise:
-            if row.scorer.name in AVERAGED:
+            if row.scorer.name in AVERAGED and "seed" not in row.setting:
                 yield replace(row, models="several")
 
 

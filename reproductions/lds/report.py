@@ -18,7 +18,10 @@ HEAD = (
     "LDS: Spearman's correlation of summed scores with the margins of retrained models, mean over",
     "queries. Scores are of the margin of the query's true label, from models of all training",
     "images; seconds are processor time of one row. Rows of other libraries name the row of whence",
-    "for the same method, and the paired difference: positive where whence is higher.",
+    "for the same method, and the paired difference: positive where whence is higher. These",
+    "intervals do not know of the labels that K-FAC and EK-FAC draw from the model: how much these",
+    "matter, the rows with another seed tell. dattri's EK-FAC is for linear layers only, and its",
+    "solvers take many minutes on convolutions, so that they are left out for the cnn.",
     "",
 )
 """How the page begins."""
