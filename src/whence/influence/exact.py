@@ -282,9 +282,10 @@ class DataInf:
     .. math:: S = \sum_l \Big\langle \nabla_l \ell_i,\; \frac{1}{n} \sum_j
                   \big(g_{jl} g_{jl}^\top + \lambda_l I\big)^{-1} \nabla_l \ell_q \Big\rangle
 
-    over layers *l* (a weight with its bias), with :math:`g_j` the gradients of the training images' losses. Nothing is
-    inverted; the error of the exchange grows with the size of a layer, so it is made for small
-    ones. Cost beyond Grad-Dot: a pass for the damping, and one for each set of queries.
+    over layers *l* (a weight with its bias), with :math:`g_j` the gradients of the training
+    images' losses. Nothing is inverted; the error of the exchange grows with the size of a layer,
+    so it is made for small ones. Cost beyond Grad-Dot: a pass for the damping, and one for each
+    set of queries.
 
     Args:
         damping: Lambda for every layer, over 0; None for a tenth of the mean square of the
