@@ -21,7 +21,7 @@ HEAD = (
     "for the same method, and the paired difference: positive where whence is higher. These",
     "intervals do not know of the labels that K-FAC and EK-FAC draw from the model: how much these",
     "matter, the rows with another seed tell. dattri's EK-FAC is for linear layers only, and its",
-    "solvers take many minutes on convolutions, so that they are left out for the cnn.",
+    "conjugate gradients ran out of 18 GB of memory on the cnn: its solvers are left out there.",
     "",
 )
 """How the page begins."""
