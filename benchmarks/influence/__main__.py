@@ -43,7 +43,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--subject", nargs="+", choices=tuple(SUBJECTS), default=[*SUBJECTS])
-    parser.add_argument("--images", type=int, help="training images; by default the subject's")
+    parser.add_argument(
+        "--images", type=int, help="training images, at most; by default the subject's"
+    )
     parser.add_argument("--peer-images", type=int, help="for other libraries; as many by default")
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--cells", nargs="+", help="parts of names or libraries")
@@ -85,7 +87,7 @@ def main() -> int:
 
 def count_of(arguments: argparse.Namespace, name: str, cell: Cell) -> int:
     """Return how many training images a cell goes over."""
-    usual = arguments.images or SUBJECTS[name].images
+    usual = min(arguments.images or SUBJECTS[name].images, SUBJECTS[name].images)
     ours = cell.library == "whence" and not cell.few
     return usual if ours or arguments.peer_images is None else min(usual, arguments.peer_images)
 
@@ -216,11 +218,12 @@ per image: a forward and a full backward pass of the untouched model at the same
 processor time, measured before and behind every cell in its own process. "top 10" is the share of
 the exact Grad-Cos top ten (over the same images) that a method's top ten has. "peak" is the
 process's largest resident memory, training step and library included. Maps are made of images
-whose scores are known; their time is the median of five runs after one that does not count. Rows
-go over as many images as the table says; cost per image does not depend on it, but for fixed costs:
-EK-FAC's are mostly its eigendecompositions. A re-ranking touches at least every query's ten images,
-so its share of the exact ranking's time falls with the size of the training set. {threads}
-thread(s) of {cores} cores, torch {torch.__version__}, {", ".join(libraries)}.
+whose scores are known; their time is the median of five runs after one that does not count. The
+queries are in the time: with hardly more training images than queries (ResNet-18) they are most of
+it. Rows go over as many images as the table says; cost per image does not depend on it, but for
+fixed costs: EK-FAC's are mostly its eigendecompositions. A re-ranking touches at least every
+query's ten images, so its share of the exact ranking's time falls with the size of the training
+set. {threads} thread(s) of {cores} cores, torch {torch.__version__}, {", ".join(libraries)}.
 
 {text}
 """

@@ -102,7 +102,7 @@ class Subject:
 
 SUBJECTS = {
     "resnet9-32": Subject(make=ResNet9, side=32, images=2000, batch=32),
-    "resnet18-224": Subject(make=resnet18, side=224, images=64, batch=8),
+    "resnet18-224": Subject(make=resnet18, side=224, images=24, batch=8),
 }
 """By name; the number is the side of the images."""
 
@@ -130,7 +130,9 @@ class Setup:
     @cached_property
     def data(self) -> tuple[TensorData, TensorData]:
         """Training images and queries: real digits in colour; without the file, random ones."""
-        side, count = SUBJECTS[self.name].side, self.images + self.queries
+        side, usual = SUBJECTS[self.name].side, SUBJECTS[self.name].images
+        start = max(self.images, usual)  # the same queries, however many training images
+        count = start + self.queries
         if DIGITS.is_file():
             with np.load(DIGITS) as file:
                 grey = torch.from_numpy(file["x_train"][:count]).float()[:, None] / 255
@@ -142,7 +144,7 @@ class Setup:
         images = functional.interpolate(grey, size=side, mode="bilinear")
         images = (images.expand(-1, 3, -1, -1) - 0.13) / 0.31
         classes = tuple(str(k) for k in range(CLASSES))
-        parts = (slice(0, self.images), slice(self.images, count))
+        parts = (slice(0, self.images), slice(start, count))
         train, test = (
             TensorData(images=images[p].contiguous(), labels=labels[p], classes=classes)
             for p in parts
