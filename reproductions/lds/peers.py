@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -72,9 +73,11 @@ def loaders(data: Digits, size: int | None = None) -> tuple[Any, Any]:
 
 def dattri_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow]:
     """Yield the methods of dattri."""
-    from dattri.algorithm import influence_function as curved  # noqa: PLC0415 - slow
-    from dattri.algorithm.tracin import TracInAttributor  # noqa: PLC0415
-    from dattri.algorithm.trak import TRAKAttributor  # noqa: PLC0415
+    with warnings.catch_warnings():  # of what it imports
+        warnings.simplefilter("ignore")
+        from dattri.algorithm import influence_function as curved  # noqa: PLC0415 - slow
+        from dattri.algorithm.tracin import TracInAttributor  # noqa: PLC0415
+        from dattri.algorithm.trak import TRAKAttributor  # noqa: PLC0415
 
     model = model_of(task, truth.members[-1], 0)
     shape = tuple(data.images.shape[1:])
