@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from whence.attribution import Gradient, InputXGradient, IntegratedGradients, attribute
+from whence.attribution import Gradient, IntegratedGradients, attribute
 from whence.core import Margin, ModelScalar, TensorData, logit
 from whence.errors import DataError, OutputError, SettingError
 from whence.influence import EKFAC, Checkpoint, GradDot, TracIn, influence
 from whence.network import Network
 from whence.recipes import audit
 from whence.results import load_audit
-from whence.training_features import training_features
+from whence.training_features import SharedEvidence, training_features
 
 SIDE = 10
 FLIPPED = [5, 22, 43, 71]
@@ -133,14 +133,12 @@ def test_influences_and_maps_are_those_of_direct_calls(planted, record):
             )
     first = record.queries[4].proponents
     places = [r.index for r in first]
-    direct = training_features(
-        scores, 4, planted.train, places, InputXGradient(), hold_weights=True
-    )
+    direct = training_features(scores, 4, planted.train, places)
     for row, r in enumerate(first):
         np.testing.assert_allclose(r.map.values, direct.maps[row].numpy(), rtol=1e-3, atol=1e-6)
         assert r.map.explained == pytest.approx(r.score, rel=1e-4)
         assert r.map.total == pytest.approx(float(r.map.values.sum()), rel=1e-3, abs=1e-5)
-        assert r.map.method == str(InputXGradient())
+        assert r.map.method == str(SharedEvidence())
 
 
 def test_the_attribution_is_that_of_the_predicted_logit(planted):
@@ -165,8 +163,21 @@ def test_the_patch_is_a_region_and_flipped_labels_are_suspected(record):
     assert inside >= 6
     assert (right - left) * (bottom - top) <= 2 * inside
     assert region.label == 0
-    assert region.similarity > 0.3
     assert region.ratio > 2
+
+
+def test_pixels_are_alike_in_the_region_of_a_patch(planted):
+    found = audit(
+        planted.model,
+        planted.train,
+        planted.test,
+        queries="all",
+        training_method="input-x-gradient",
+    )
+    region = found.regions[0]
+    assert region.label == 0
+    assert region.box[:2] == (1, 1)
+    assert region.similarity > 0.3
 
 
 def test_every_training_image_that_is_named_is_shown(planted, record):
@@ -285,10 +296,22 @@ def test_only_those_who_speak_for_it_are_proponents(planted):
 
 
 def test_holding_the_weights_changes_maps_and_not_scores(planted):
-    held, full = (small(planted, hold_weights=h).queries[0].proponents[0] for h in (True, False))
+    held, full = (
+        small(planted, hold_weights=h, training_method="input-x-gradient").queries[0].proponents[0]
+        for h in (True, False)
+    )
     assert held.score == full.score
     assert held.map.explained == pytest.approx(full.map.explained, rel=1e-4)
     assert not np.allclose(held.map.values, full.map.values, rtol=1e-2)
+
+
+def test_training_maps_are_chosen_by_name_and_read_as_the_name_says(planted):
+    (query,) = small(planted, queries=[1], training_method="tfa").queries
+    assert (query.proponents[0].map.values >= 0).all()
+    found = audit(planted.model, planted.train, planted.test, queries=[1], k=1)
+    assert found.run.settings["training_map"] == "shared-evidence"
+    with pytest.raises(SettingError, match="shared-evidences"):
+        small(planted, training_method="shared-evidences")
 
 
 def test_images_without_a_gradient_are_noted():

@@ -101,13 +101,16 @@ def audit(  # noqa: PLR0913 - one argument for each option
     ] = None,
     set_: Set = None,
     training_method: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="How pixels of training images are attributed.",
+            help="How pixels of training images are attributed: shared-evidence (the default), "
+            "input-x-gradient, tfa, tfa-smoothed, additive, influence-lrp, occlusion, differences, "
+            "x-gradient, integrated-gradients, or a method of `whence methods`.",
             rich_help_panel=METHOD,
+            show_default=False,
         ),
-    ] = "input-x-gradient",
+    ] = None,
     training_set: Annotated[
         list[str] | None,
         typer.Option(
@@ -161,14 +164,15 @@ def audit(  # noqa: PLR0913 - one argument for each option
         ),
     ] = "all",
     hold_weights: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--hold-weights/--differentiate-weights",
             help="On training images explain the inner product of gradients alone, or the whole "
-            "score with its norms.",
+            "score with its norms; by default as the method of training images has it.",
             rich_help_panel=METHOD,
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     batch_size: BatchSize = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -216,8 +220,12 @@ def audit(  # noqa: PLR0913 - one argument for each option
             checkpoints=load_checkpoints(loaded, checkpoint or (), learning_rate),
             parameters=parameters,
             method=how,
-            training_method=method_named(
-                training_method, pairs(training_set or (), "steps=8"), normalisation=units
+            training_method=training_method
+            if not training_set
+            else method_named(
+                training_method or "input-x-gradient",
+                pairs(training_set, "steps=8"),
+                normalisation=units,
             ),
             hold_weights=hold_weights,
             batch_size=batch_size,

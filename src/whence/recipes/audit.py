@@ -1,6 +1,7 @@
 """Audit: where do these predictions come from, in the image and in the training data?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from whence.influence import Checkpoint, Scorer, scorer_named
 from whence.recipes.auditor import Auditor, Settings, Subject
 from whence.report import write_report
 from whence.results import AuditRecord, new_folder, save_audit
+from whence.training_features import DEFAULT_MAP, MAPS, TrainingMap, map_named
 
 __all__ = ["DEFAULT_METHOD", "audit"]
 
@@ -32,8 +34,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     checkpoints: Sequence[Checkpoint] = (),
     parameters: str | Sequence[str] = "all",
     method: Method | str | None = None,
-    training_method: Method | str = "input-x-gradient",
-    hold_weights: bool = True,
+    training_method: Method | TrainingMap | str | None = None,
+    hold_weights: bool | None = None,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
@@ -68,9 +70,13 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         parameters: Over which parameters gradients are compared: ``"all"``, ``"last-block"``,
             ``"last-layer"`` or patterns of names.
         method: How pixels of test images are attributed; :data:`DEFAULT_METHOD` if None.
-        training_method: How pixels of training images are attributed.
+        training_method: How pixels of training images are attributed: a name of
+            ``whence.training_features.MAPS`` or of a method, or a method. By default
+            ``"shared-evidence"``, and ``"input-x-gradient"`` where that has no rule for an
+            operation, or the score compares features.
         hold_weights: On training images, explain the inner product of the gradients alone, with
-            the norms of a cosine as constants; see :func:`training_features`.
+            the norms of a cosine as constants; see :func:`training_features`. By default as the
+            map does; a method of yours holds them.
         preprocessing: How pictures became images, to show them; known for a LoadedModel.
         classes: Names of the classes.
         name: What to call the model.
@@ -94,8 +100,9 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         method=named(
             DEFAULT_METHOD if method is None else method, preprocessing_of(model, preprocessing)
         ),
-        hold_weights=hold_weights,
-        training_method=named(training_method, preprocessing_of(model, preprocessing)),
+        training_map=training_map(
+            training_method, hold_weights, preprocessing_of(model, preprocessing)
+        ),
         batch_size=batch_size,
     )
     subject = Subject.of(model, train, preprocessing, classes, name)
@@ -123,3 +130,27 @@ def named(method: Method | str, preprocessing: Preprocessing | None) -> Method:
         return method
     units = None if preprocessing is None else preprocessing.normalisation
     return method_named(method, normalisation=units)
+
+
+def training_map(
+    method: Method | TrainingMap | str | None,
+    hold_weights: bool | None,  # noqa: FBT001 - as `audit` takes it
+    preprocessing: Preprocessing | None,
+) -> TrainingMap | None:
+    """Return the map of training images that was asked for; None leaves the choice."""
+    if method is None and hold_weights is None:
+        return None
+    if method is None:
+        method = DEFAULT_MAP
+    elif isinstance(method, str) and method in {each.name for each in MAPS}:
+        method = map_named(method)
+    elif not isinstance(method, TrainingMap):
+        made = named(method, preprocessing)
+        method = TrainingMap(
+            name=type(made).__name__,
+            method=made,
+            hold_weights=True,
+            reduction="signed",
+            says="a method of the caller's",
+        )
+    return method if hold_weights is None else replace(method, hold_weights=hold_weights)

@@ -20,7 +20,7 @@ from whence.core import (
     Progress,
     logit,
 )
-from whence.errors import DataError, SettingError
+from whence.errors import DataError, SettingError, UnsupportedOperation
 from whence.influence import (
     Checkpoint,
     Influence,
@@ -39,7 +39,8 @@ from whence.results import (
     QueryRecord,
     TrainingImage,
 )
-from whence.training_features import TrainingFeatures, training_features
+from whence.training_features import TrainingFeatures, TrainingMap, map_named, training_features
+from whence.training_features.maps import default_map
 
 __all__ = ["Auditor", "Settings", "Subject"]
 
@@ -61,8 +62,7 @@ class Settings:
     checkpoints: tuple[Checkpoint, ...]
     parameters: str | tuple[str, ...]
     method: Method
-    training_method: Method
-    hold_weights: bool
+    training_map: TrainingMap | None
     batch_size: int | None
 
     def __post_init__(self) -> None:
@@ -158,6 +158,7 @@ class Auditor:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.pictures: dict[int, TrainingImage] = {}
+        self.training_map: TrainingMap | None = None
 
     def run(self, command: str) -> AuditRecord:
         """Go through all stages and return the record."""
@@ -322,23 +323,29 @@ class Auditor:
         ]
         if not pairs:
             return ()
-        features = training_features(
-            scores,
-            query,
-            self.train,
-            [i for i, _ in pairs],
-            self.settings.training_method,
-            hold_weights=self.settings.hold_weights,
-        )
+        features = self.mapped(scores, query, [i for i, _ in pairs])
         self.keep(features)
         return tuple(
             InfluenceRecord(
                 index=i,
                 score=s,
-                map=map_record(features.attribution, j, self.settings.training_method),
+                map=training_map_record(features, j),
             )
             for j, (i, s) in enumerate(pairs)
         )
+
+    def mapped(self, scores: Influence, query: int, places: list[int]) -> TrainingFeatures:
+        """Return the maps of some training images; the default's stand-in if it has no rule."""
+        chosen = self.training_map or self.settings.training_map or default_map(scores)
+        try:
+            features = training_features(scores, query, self.train, places, chosen)
+        except UnsupportedOperation:
+            if self.settings.training_map is not None:
+                raise
+            chosen = map_named("input-x-gradient")
+            features = training_features(scores, query, self.train, places, chosen)
+        self.training_map = chosen
+        return features
 
     def keep(self, features: TrainingFeatures) -> None:
         """Keep the pictures of training images."""
@@ -410,6 +417,7 @@ class Auditor:
     def described(self, scores: Influence) -> dict[str, Any]:
         """Return the settings for the record."""
         s = self.settings
+        drawn = self.training_map or s.training_map
         return {
             "queries": s.queries if isinstance(s.queries, str) else list(s.queries),
             "count": s.count,
@@ -421,16 +429,25 @@ class Auditor:
             "share of parameters compared": round(scores.coverage, 4),
             "passes over the training data": scores.passes,
             "method": str(s.method),
-            "training_method": str(s.training_method),
-            "hold_weights": s.hold_weights,
+            "training_method": str(drawn.method) if drawn else None,
+            "training_map": drawn.name if drawn else None,
+            "hold_weights": drawn.hold_weights if drawn else None,
         }
 
 
-def map_record(attribution: Attribution, row: int, method: Method) -> MapRecord:
-    """Return one image's map, channels summed."""
-    values = attribution.values[row].sum(dim=0).detach().float().cpu().numpy()
+def training_map_record(features: TrainingFeatures, row: int) -> MapRecord:
+    """Return one training image's map, as its reduction reads it."""
+    attribution = features.attribution
+    return map_record(attribution, row, attribution.method, features.maps[row])
+
+
+def map_record(
+    attribution: Attribution, row: int, method: Method, values: Tensor | None = None
+) -> MapRecord:
+    """Return one image's map; channels are summed if it does not come as one number per pixel."""
+    pixels = attribution.values[row].sum(dim=0) if values is None else values
     return MapRecord(
-        values=np.ascontiguousarray(values, dtype=np.float32),
+        values=np.ascontiguousarray(pixels.detach().float().cpu().numpy(), dtype=np.float32),
         method=str(method),
         total=float(attribution.total[row]),
         explained=float(attribution.explained[row]),

@@ -41,11 +41,11 @@ class Retrain(Protocol):
         ...
 
 
-def retrain_each(train: Callable[[Tensor], nn.Module], images: Images) -> Retrain:
+def retrain_each(trained: Callable[[Tensor], nn.Module], images: Images) -> Retrain:
     """Return a :class:`Retrain` of a function that trains one model.
 
     Args:
-        train: Takes the places of the training images to train on, ``(n',)``, and returns a
+        trained: Takes the places of the training images to train on, ``(n',)``, and returns a
             trained model. Fix its seed, or average over several runs.
         images: The query images, ``(q, c, h, w)``.
     """
@@ -53,7 +53,7 @@ def retrain_each(train: Callable[[Tensor], nn.Module], images: Images) -> Retrai
     def retrain(keep: Bool[Tensor, "m n"]) -> Float[Tensor, "m q k"]:
         found = []
         for row in keep:
-            model = train(row.nonzero().flatten())
+            model = trained(row.nonzero().flatten())
             with torch.no_grad():
                 found.append(model(images).cpu())
         return torch.stack(found)
