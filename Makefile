@@ -24,7 +24,8 @@ DOCS := .venv/.installed-docs
 BENCH := .venv/.installed-bench
 PARITY := .venv/.installed-parity
 
-.PHONY: help demo test parity bench bench-attribution bench-coverage bench-xdnn bench-influence
+.PHONY: help demo test parity bench bench-attribution bench-coverage bench-xdnn bench-conversion
+.PHONY: bench-influence
 .PHONY: reproduce-xdnn reproduce-tfa reproduce-lds lint docs clean
 
 help: ## Show the targets
@@ -58,7 +59,10 @@ bench-coverage: $(FULL) ## Every method on every model of the list: ok, not appl
 bench-xdnn: $(FULL) ## X-Gradient beside integrated gradients; training steps with a prior
 	$(BIN)/python -m benchmarks.xdnn
 
-bench-influence: $(FULL) ## Training-data attribution beside other libraries, in training steps
+bench-conversion: $(FULL) ## What each of 21 models would have to change to be an X-DNN; a page of the manual
+	$(BIN)/python -m benchmarks.conversion
+
+bench-influence: $(BENCH) ## Training-data attribution beside other libraries, in training steps
 	$(BIN)/python -m benchmarks.influence
 
 # The reproductions are slow, go on where they were stopped, and need the shared data.
