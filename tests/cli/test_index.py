@@ -99,7 +99,7 @@ def test_an_index_of_another_model_or_of_other_data_is_refused(ask, place, weigh
 
 @pytest.mark.usefixtures("built")
 def test_wrong_paths_and_too_few_images_are_named(ask, whence):
-    assert "cannot be read as the manifest" in ask(index="nowhere").stderr
+    assert "There is no index in nowhere" in ask(index="nowhere").stderr
     assert "nowhere" in ask(images="nowhere").stderr
     many = ask("-k", 13)
     assert many.exit_code == 1

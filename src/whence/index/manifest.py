@@ -170,6 +170,12 @@ def read_manifest(path: Path) -> Manifest:
         if isinstance(error, RecordError):
             raise
         unfinished = path.with_name(OPEN).is_file() and path.name == DONE
+        if isinstance(error, FileNotFoundError) and not unfinished:
+            msg = (
+                f"There is no index in {path.parent}: no {path.name}. Name the folder of an index, "
+                f"or build it (again)."
+            )
+            raise RecordError(msg) from error
         cure = (
             "The build was interrupted: run it again, it will go on"
             if unfinished
