@@ -10,7 +10,7 @@ from torch import nn
 
 from whence.attribution import Gradient, IntegratedGradients, attribute
 from whence.core import Margin, ModelScalar, TensorData, logit
-from whence.errors import DataError, OutputError, SettingError
+from whence.errors import DataError, OutputError, SettingError, UnsupportedOperation
 from whence.influence import EKFAC, Checkpoint, GradDot, TracIn, influence
 from whence.network import Network
 from whence.recipes import audit
@@ -312,6 +312,25 @@ def test_training_maps_are_chosen_by_name_and_read_as_the_name_says(planted):
     assert found.run.settings["training_map"] == "shared-evidence"
     with pytest.raises(SettingError, match="shared-evidences"):
         small(planted, training_method="shared-evidences")
+
+
+def test_another_map_stands_in_where_the_default_has_no_rule():
+    class Exponential(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(torch.exp(self.convolution(x)).mean((2, 3)))
+
+    images = torch.rand(6, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    train = data(images, torch.tensor([0, 1, 2, 0, 1, 2]), "train")
+    model, given = Exponential().eval(), {"queries": [0], "k": 2, "method": "gradient"}
+    settings = audit(model, train, train, **given).run.settings
+    assert settings["training_map"] == "input-x-gradient"
+    with pytest.raises(UnsupportedOperation, match="'exp'"):
+        audit(model, train, train, training_method="shared-evidence", **given)
 
 
 def test_images_without_a_gradient_are_noted():

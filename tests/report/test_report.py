@@ -237,6 +237,14 @@ def test_held_norms_are_explained_where_they_are_held(record):
         assert (sentence in page.text) == said
 
 
+def test_shared_evidence_says_that_it_adds_up_by_construction(record):
+    sentence = "that a map adds up to its score is so by construction"
+    for name, said in (("shared-evidence", True), ("tfa", False)):
+        run = dataclasses.replace(record.run, settings={"training_map": name})
+        page = Page(render_report(dataclasses.replace(record, run=run)))
+        assert (sentence in page.text) == said
+
+
 def test_regions_keep_the_order_of_the_record(record):
     first, second = (
         dataclasses.replace(record.regions[0], mass=mass, label=label)
