@@ -21,6 +21,7 @@ from whence.core import (
     logit,
     loss,
     margin,
+    probability,
     resolve_target,
 )
 from whence.core.target import pick
@@ -35,7 +36,7 @@ def logits(generator):
     return 3 * torch.randn(4, 3, generator=generator, dtype=torch.float64)
 
 
-def probability(row, k):
+def share(row, k):
     return math.exp(row[k]) / sum(math.exp(value) for value in row)
 
 
@@ -45,9 +46,10 @@ def odds(row, k):
 
 FORMULAS = {
     "logit": (logit, lambda row, k: row[k]),
-    "log_probability": (log_probability, lambda row, k: math.log(probability(row, k))),
-    "loss": (loss, lambda row, k: -math.log(probability(row, k))),
+    "log_probability": (log_probability, lambda row, k: math.log(share(row, k))),
+    "loss": (loss, lambda row, k: -math.log(share(row, k))),
     "margin": (margin, lambda row, k: math.log(odds(row, k))),
+    "probability": (probability, share),
 }
 each_formula = pytest.mark.parametrize(("make", "formula"), FORMULAS.values(), ids=FORMULAS)
 
@@ -107,7 +109,7 @@ def test_the_margin_stays_exact_in_float32_where_the_loss_saturates(gap):
         assert gradient(loss(0), logits).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("make", [logit, log_probability, loss, margin])
+@pytest.mark.parametrize("make", [logit, log_probability, loss, margin, probability])
 def test_second_derivatives_are_finite_at_a_gap_of_40(make):
     logits = torch.tensor([[40.0, 0.0, -3.0], [-40.0, 0.0, 3.0]])
     hessian = torch.autograd.functional.hessian(lambda z: make(0)(z).sum(), logits)
@@ -123,6 +125,7 @@ def test_second_derivatives_are_finite_at_a_gap_of_40(make):
         log_probability(CLASSES),
         loss(CLASSES),
         margin(CLASSES),
+        probability(CLASSES),
         contrast(CLASSES, FOILS),
         contrast(CLASSES, 0),
         Custom(lambda logits: logits[:, 0] * logits[:, 1]),
@@ -135,7 +138,7 @@ def test_at_rows_gives_the_rows_of_the_whole(target, rows):
     torch.testing.assert_close(target.at(at)(logits[at]), target(logits)[at], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("make", [logit, log_probability, loss, margin])
+@pytest.mark.parametrize("make", [logit, log_probability, loss, margin, probability])
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_a_class_outside_the_output_is_refused_with_the_range(make, wrong):
     with pytest.raises(TargetError, match=r"classes run from 0 to 2"):
@@ -253,7 +256,7 @@ def test_a_target_is_a_frozen_value():
         Logit(0).classes = 1
 
 
-@pytest.mark.parametrize("make", [logit, log_probability, loss, margin])
+@pytest.mark.parametrize("make", [logit, log_probability, loss, margin, probability])
 @pytest.mark.parametrize(
     "classes",
     [torch.tensor([0.0, 1, 2, 0]), torch.tensor([True] * 4), torch.zeros(4, 3, dtype=torch.long)],
@@ -299,7 +302,7 @@ def test_some_classes_may_be_compared_with_themselves(logits):
     assert found(logits)[0] == 0
 
 
-@pytest.mark.parametrize("make", [logit, log_probability, loss, margin])
+@pytest.mark.parametrize("make", [logit, log_probability, loss, margin, probability])
 def test_classes_that_are_not_one_per_image_are_counted(make):
     check_count(make(CLASSES), 4)
     check_count(make(1), 3)

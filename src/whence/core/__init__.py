@@ -38,6 +38,7 @@ from whence.core.target import (
     LogProbability,
     Loss,
     Margin,
+    Probability,
     Target,
     TargetLike,
     check_count,
@@ -46,6 +47,7 @@ from whence.core.target import (
     logit,
     loss,
     margin,
+    probability,
     resolve_target,
 )
 from whence.core.types import Attributions, Images, Labels, Logits, Scalars
@@ -73,6 +75,7 @@ __all__ = [
     "ModelScalar",
     "Noise",
     "Normalisation",
+    "Probability",
     "Progress",
     "RandomBaseline",
     "ScalarFn",
@@ -103,6 +106,7 @@ __all__ = [
     "logits_of",
     "loss",
     "margin",
+    "probability",
     "resolve_target",
     "silent",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "Logit",
     "Loss",
     "Margin",
+    "Probability",
     "Target",
     "TargetLike",
     "check_count",
@@ -31,6 +32,7 @@ __all__ = [
     "logit",
     "loss",
     "margin",
+    "probability",
     "resolve_target",
 ]
 
@@ -151,6 +153,22 @@ class LogProbability:
 
 @final
 @dataclass(frozen=True, eq=False)
+class Probability:
+    """A class's softmax probability."""
+
+    classes: Classes
+
+    def __call__(self, logits: Logits) -> Scalars:
+        """Return the probability of the class."""
+        return pick(logits.softmax(dim=1), self.classes, "probability")
+
+    def at(self, rows: Tensor) -> "Probability":
+        """Return the target of these rows."""
+        return Probability(rows_of(self.classes, rows))
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """The logit of a class minus the logit of a foil: why this *rather than* that."""
 
@@ -249,6 +267,7 @@ log_probability = LogProbability
 contrast = Contrast
 loss = Loss
 margin = Margin
+probability = Probability
 
 TargetLike = (
     Target
@@ -292,7 +311,7 @@ def resolve_target(
         foils = resolve_classes(versus, logits, labels)
         check_foils(classes, foils, logits)
         return Contrast(classes, foils)
-    if isinstance(target, (Logit, LogProbability, Contrast, Loss, Margin, Custom)):
+    if isinstance(target, (Logit, LogProbability, Probability, Contrast, Loss, Margin, Custom)):
         return target
     if callable(target) and not isinstance(target, Tensor):
         return target if isinstance(target, Target) else Custom(target)
