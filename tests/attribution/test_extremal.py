@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from whence.attribution import ExtremalPerturbation, attribute, method_named
-from whence.attribution.extremal import SmoothMasks, Views, area_penalty
+from whence.attribution.extremal import Views
+from whence.attribution.smooth_masks import SmoothMasks, area_penalty
 from whence.core import Blur, Custom, Mean, ModelScalar, Zero, logit
 from whence.errors import SettingError
 
