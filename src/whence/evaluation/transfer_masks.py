@@ -36,6 +36,7 @@ __all__ = [
     "resampled_masks",
     "soft_masks",
     "strangers",
+    "zoom_between",
 ]
 
 Masks = Float[Tensor, "b 1 h w"]
@@ -123,6 +124,13 @@ class Showing:
         """Names of the kinds of masks."""
         return (*([SOFT] if self.soft else []), *map(hard_name, self.coverages))
 
+    def behind(self, pixels: Images, indices: Labels) -> dict[str, Images]:
+        """Return what stands where masks are zero, by the name of the fill."""
+        return {
+            name: fill.rows(pixels, indices) if isinstance(fill, Bank) else fill(pixels)
+            for name, fill in self.fills.items()
+        }
+
     def kinds(self, soft: Masks) -> Iterator[tuple[str, Masks]]:
         """Yield the name of each kind of mask, and the masks."""
         if self.soft:
@@ -142,7 +150,7 @@ class Showing:
             others: Soft masks of other images, for the control.
         """
         first = next(iter(self.fills))
-        behind = {name: behind_of(fill, pixels, indices) for name, fill in self.fills.items()}
+        behind = self.behind(pixels, indices)
         for (kind, mask), (_, other) in zip(self.kinds(own), self.kinds(others), strict=True):
             for name, fill in behind.items():
                 yield FEATURES, kind, name, features(pixels, mask, fill)
@@ -151,11 +159,6 @@ class Showing:
             yield SMOOTH, kind, first, features(pixels, smooth, behind[first])
             yield COMPLEMENT, kind, first, features(pixels, 1 - mask, behind[first])
             yield ALONE, kind, "", mask.expand_as(pixels).clone()
-
-
-def behind_of(fill: Baseline | Bank, pixels: Images, indices: Labels) -> Images:
-    """Return what stands where the masks of images are zero."""
-    return fill.rows(pixels, indices) if isinstance(fill, Bank) else fill(pixels)
 
 
 def features(pixels: Images, masks: Masks, behind: Images) -> Images:

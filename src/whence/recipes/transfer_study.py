@@ -1,0 +1,444 @@
+"""A study of harmony, step by step; each finished step is a file, and is not done again."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence.attribution import needs_network
+from whence.core import (
+    Baseline,
+    ModelScalar,
+    Progress,
+    fingerprint_tensor,
+    logit,
+)
+from whence.errors import DataError, SettingError, ShapeError
+from whence.evaluation.transfer import Judgement, Transfer, TransferCell, Verdict
+from whence.evaluation.transfer_masks import (
+    OBJECT,
+    ORIGINAL,
+    Bank,
+    Showing,
+    features,
+    resampled_masks,
+    soft_masks,
+    strangers,
+    zoom_between,
+)
+from whence.network import Network
+from whence.recipes.load import spread
+from whence.recipes.transfer_methods import BANK, StudiedMethod, fill_named, scale_of
+from whence.recipes.transfer_networks import TransferNetwork, family_of
+from whence.results.transfer import TransferWork
+
+__all__ = ["Found", "Plan", "Study"]
+
+CHUNK = 64
+"""Images whose maps are one step: what is lost at most when a study is stopped."""
+
+TARGETS = ("predicted", "label")
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What is studied; see :func:`whence.recipes.transfer.transfer`."""
+
+    methods: tuple[StudiedMethod, ...]
+    fills: tuple[str, ...]
+    coverages: tuple[float, ...]
+    target: str
+    masks: Tensor | None
+    count: int | None
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.target not in TARGETS:
+            msg = f"target is one of {', '.join(TARGETS)}; got {self.target!r}."
+            raise SettingError(msg)
+        if self.batch_size < 1 or (self.count is not None and self.count < 2):  # noqa: PLR2004 - one and another
+            msg = (
+                f"A study needs two images or more, and batches of one or more; got "
+                f"{self.count} and {self.batch_size}."
+            )
+            raise SettingError(msg)
+        if len(set(self.fills)) < len(self.fills):
+            msg = f"Each fill is given once; got {', '.join(self.fills)}."
+            raise SettingError(msg)
+
+    def showing(self, bank: Tensor) -> Showing:
+        """Return what is shown, with a bank in pixels."""
+        fills: dict[str, Baseline | Bank] = {
+            name: Bank(images=bank) if name == BANK else fill_named(name) for name in self.fills
+        }
+        return Showing(coverages=self.coverages, fills=fills, seed=self.seed)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Originals:
+    """What a network says of the images as they are, in the order of their numbers."""
+
+    indices: Tensor
+    labels: Tensor
+    predictions: Tensor
+    columns: Tensor
+
+    def at(self, indices: Tensor) -> "Originals":
+        """Return the rows of these images."""
+        places = torch.searchsorted(self.indices, indices)
+        return Originals(
+            indices=self.indices[places],
+            labels=self.labels[places],
+            predictions=self.predictions[places],
+            columns=self.columns[places],
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What a study found.
+
+    Args:
+        verdicts: What each cell of the cube comes to.
+        families: The kind of each network.
+        maps: Soft masks, and which of them show nothing, by method and network.
+        count: Images.
+        seconds: How long each stage took, this time.
+    """
+
+    verdicts: Mapping[TransferCell, Verdict]
+    families: Mapping[str, str]
+    maps: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+    count: int
+    seconds: Mapping[str, float]
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class Study:
+    """A study under way.
+
+    Args:
+        networks: Generators and evaluators.
+        plan: What is studied.
+        progress: Told how far it is.
+    """
+
+    networks: tuple[TransferNetwork, ...]
+    plan: Plan
+    progress: Progress
+    read: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
+
+    def run(self, out: Path, *, overwrite: bool) -> Found:
+        """Do the steps that are missing, and return what the study found."""
+        for network in self.networks:
+            self.network(network)  # a model that cannot be studied is refused before all work
+        work = TransferWork.open(out, self.identity(), overwrite=overwrite)
+        started = perf_counter()
+        originals = self.originals(work)
+        kept = self.kept(originals)
+        originals = {name: one.at(kept) for name, one in originals.items()}
+        cube = Transfer(seed=self.plan.seed)
+        for network in self.networks:
+            cell = TransferCell(evaluator=network.name, shown=ORIGINAL)
+            cube.update(cell, kept, originals[network.name].columns)
+        self.noted("originals", started)
+        self.maps(work, kept, originals)
+        self.judge(work, kept, originals, cube)
+        started = perf_counter()
+        verdicts = cube.result()
+        self.noted("intervals", started)
+        families = {one.name: one.family or family_of(self.network(one)) for one in self.networks}
+        masks = {
+            (method.name, one.name): self.load_maps(work, method, one, len(kept))
+            for method in self.plan.methods
+            for one in self.networks
+        }
+        return Found(
+            verdicts=verdicts,
+            families=families,
+            maps=masks,
+            count=len(kept),
+            seconds=self.seconds,
+        )
+
+    def noted(self, stage: str, started: float) -> None:
+        """Note how long a stage took."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - started
+
+    def network(self, one: TransferNetwork) -> Network:
+        """Return the graph of a network, read once."""
+        if one.name not in self.read:
+            batch = next(iter(one.data.batches(2)), None)
+            if batch is None:
+                msg = f"{one.data.title} holds no usable image for {one.name}."
+                raise DataError(msg)
+            self.read[one.name] = Network.read(one.model, batch.images.to(one.device))
+        return self.read[one.name]
+
+    def identity(self) -> dict[str, str]:
+        """Return what the study is, by name, as text."""
+        plan, first = self.plan, self.networks[0]
+        masks = "none" if plan.masks is None else fingerprint_tensor(plan.masks)
+        banks = "none" if first.bank is None else first.bank.fingerprint()
+        return {
+            **{f"network {one.name}": one.fingerprint for one in self.networks},
+            **{f"method {one.name}": one.text for one in plan.methods},
+            "networks": ", ".join(one.name for one in self.networks),
+            "methods": ", ".join(one.name for one in plan.methods),
+            "data": first.data.fingerprint(),
+            "bank": banks,
+            "object masks": masks,
+            "fills": ", ".join(plan.fills),
+            "coverages": ", ".join(map(str, plan.coverages)),
+            "target": plan.target,
+            "count": str(plan.count),
+            "seed": str(plan.seed),
+        }
+
+    @cached_property
+    def chosen(self) -> list[int]:
+        """The numbers of the images, spread over the data."""
+        total = len(self.networks[0].data)
+        return spread(total, self.plan.count or total) if total else []
+
+    def originals(self, work: TransferWork) -> dict[str, Originals]:
+        """Return what every network says of the images as they are."""
+        found = {}
+        for at, one in enumerate(self.networks):
+            self.progress("originals", at, len(self.networks))
+            step = f"originals-{at}"
+            if not work.has(step):
+                work.save(step, self.judged_originals(one))
+            arrays = {name: torch.from_numpy(array) for name, array in work.load(step).items()}
+            found[one.name] = Originals(**arrays)
+        self.progress("originals", len(self.networks), len(self.networks))
+        return found
+
+    def judged_originals(self, one: TransferNetwork) -> dict[str, NDArray[Any]]:
+        """Return what a network says of the images as they are, as arrays."""
+        parts: dict[str, list[Tensor]] = {}
+        for batch in one.data.batches(self.plan.batch_size, self.chosen):
+            if (batch.labels < 0).any():
+                first = int(batch.indices[batch.labels < 0][0])
+                msg = (
+                    f"Image {one.data.name(first)} has no label, and whether a network recognises "
+                    f"it cannot be said. Give labelled images."
+                )
+                raise DataError(msg)
+            pixels = one.normalisation.to_pixels(batch.images.to(one.device))
+            said = Judgement.of(one.model, one.normalisation, pixels, batch.labels)
+            rows = {
+                "indices": batch.indices,
+                "labels": batch.labels,
+                "predictions": said.predictions,
+                "columns": said.columns(),
+            }
+            for name, row in rows.items():
+                parts.setdefault(name, []).append(row)
+        joined = {name: torch.cat(rows) for name, rows in parts.items()}
+        if not joined:
+            msg = f"{one.data.title} holds no usable image for {one.name}."
+            raise DataError(msg)
+        order = joined["indices"].argsort()
+        return {name: rows[order].numpy() for name, rows in joined.items()}
+
+    def kept(self, originals: Mapping[str, Originals]) -> Tensor:
+        """Return the numbers of the images that every network can see."""
+        common = set.intersection(*(set(one.indices.tolist()) for one in originals.values()))
+        if len(common) < 2:  # noqa: PLR2004 - masks are shuffled between images
+            msg = (
+                f"Masks are shuffled between images, so that a study needs two or more; "
+                f"{len(common)} can be used."
+            )
+            raise DataError(msg)
+        if self.plan.masks is not None:
+            needed = len(self.networks[0].data)
+            if len(self.plan.masks) != needed or self.plan.masks.ndim != 4:  # noqa: PLR2004 - n 1 h w
+                msg = (
+                    f"Object masks are ({needed}, 1, h, w), one for each image of the data; got "
+                    f"{tuple(self.plan.masks.shape)}."
+                )
+                raise ShapeError(msg)
+        return torch.tensor(sorted(common))
+
+    def maps(self, work: TransferWork, kept: Tensor, originals: Mapping[str, Originals]) -> None:
+        """Make the maps of every method on every network that are missing."""
+        started = perf_counter()
+        for number, method in enumerate(self.plan.methods):
+            done, total = 0, len(self.networks) * len(kept)
+            for at, one in enumerate(self.networks):
+                for part, rows in enumerate(torch.split(kept, CHUNK)):
+                    self.progress(f"maps {method.name}", done, total)
+                    step = f"maps-{number}-{at}-{part}"
+                    if not work.has(step):
+                        work.save(step, self.made_maps(one, method, rows, kept, originals))
+                    done += len(rows)
+            self.progress(f"maps {method.name}", total, total)
+        self.noted("maps", started)
+
+    def made_maps(
+        self,
+        one: TransferNetwork,
+        method: StudiedMethod,
+        rows: Tensor,
+        kept: Tensor,
+        originals: Mapping[str, Originals],
+    ) -> dict[str, NDArray[Any]]:
+        """Return the soft masks of some images on one network, and which show nothing."""
+        parts = list(one.data.batches(len(rows), rows.tolist()))
+        images = torch.cat([part.images for part in parts]).to(one.device)
+        said = originals[one.name].at(rows)
+        classes = said.predictions if self.plan.target == "predicted" else said.labels
+        made = method.make(one.normalisation, one.filling(kept.tolist()))
+        model = self.network(one) if needs_network(made) else one.model
+        values = made(ModelScalar(model, logit(classes.to(one.device))), images)
+        masks, blank = soft_masks(values, scale_of(made))
+        return {"masks": masks.float().cpu().numpy(), "blank": blank.cpu().numpy()}
+
+    def load_maps(
+        self, work: TransferWork, method: StudiedMethod, one: TransferNetwork, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the soft masks of all images on one network, and which show nothing."""
+        number = self.plan.methods.index(method)
+        at = self.networks.index(one)
+        parts = [work.load(f"maps-{number}-{at}-{p}") for p in range(-(-count // CHUNK))]
+        masks = torch.from_numpy(np.concatenate([part["masks"] for part in parts]))
+        return masks, torch.from_numpy(np.concatenate([part["blank"] for part in parts]))
+
+    def judge(
+        self,
+        work: TransferWork,
+        kept: Tensor,
+        originals: Mapping[str, Originals],
+        cube: Transfer,
+    ) -> None:
+        """Ask every network about features and controls, and put what it says into the cube."""
+        started = perf_counter()
+        pairs = len(self.networks) ** 2 * len(self.plan.methods)
+        total, done = pairs * len(kept), 0
+        for number, method in enumerate(self.plan.methods):
+            for g, generator in enumerate(self.networks):
+                masks, _ = self.load_maps(work, method, generator, len(kept))
+                for e, evaluator in enumerate(self.networks):
+                    self.progress("judging", done, total)
+                    step = f"judged-{number}-{g}-{e}"
+                    if not work.has(step):
+                        said = originals[evaluator.name]
+                        asked = self.asked(generator, evaluator, masks, kept, said)
+                        work.save(step, packed(asked))
+                    self.take(cube, work.load(step), kept, evaluator, generator, method)
+                    done += len(kept)
+        for e, evaluator in enumerate(self.networks):
+            if self.plan.masks is not None:
+                step = f"object-{e}"
+                if not work.has(step):
+                    said = originals[evaluator.name]
+                    work.save(step, packed(self.asked_objects(evaluator, kept, said)))
+                self.take(cube, work.load(step), kept, evaluator, None, None)
+        self.progress("judging", total, total)
+        self.noted("judging", started)
+
+    def asked(
+        self,
+        generator: TransferNetwork,
+        evaluator: TransferNetwork,
+        masks: Tensor,
+        kept: Tensor,
+        said: Originals,
+    ) -> dict[tuple[str, str, str], Tensor]:
+        """Return what a network says of all that is shown of another network's maps."""
+        others = masks[strangers(len(kept), seed=self.plan.seed)]
+        zoom = generator.zoom_to(evaluator)
+        found: dict[tuple[str, str, str], list[Tensor]] = {}
+        for rows, pixels, showing in self.pictures(evaluator, kept):
+            size = (pixels.shape[2], pixels.shape[3])
+            own, other = (
+                resampled_masks(each[rows].to(pixels), size, zoom) for each in (masks, others)
+            )
+            for *key, images in showing(pixels, kept[rows], own, other):
+                judged = self.said(evaluator, images, said, rows)
+                found.setdefault((key[0], key[1], key[2]), []).append(judged)
+        return {key: torch.cat(parts) for key, parts in found.items()}
+
+    def asked_objects(
+        self, evaluator: TransferNetwork, kept: Tensor, said: Originals
+    ) -> dict[tuple[str, str, str], Tensor]:
+        """Return what a network says of the objects alone, on every fill."""
+        found: dict[tuple[str, str, str], list[Tensor]] = {}
+        masks = self.plan.masks
+        for rows, pixels, showing in self.pictures(evaluator, kept):
+            if masks is None:
+                continue
+            size = (pixels.shape[2], pixels.shape[3])
+            zoom = zoom_between(1.0, evaluator.share)
+            own = resampled_masks(masks[kept[rows]].to(pixels), size, zoom)
+            for name, behind in showing.behind(pixels, kept[rows]).items():
+                images = features(pixels, own, behind)
+                judged = self.said(evaluator, images, said, rows)
+                found.setdefault((OBJECT, "", name), []).append(judged)
+        return {key: torch.cat(parts) for key, parts in found.items()}
+
+    def pictures(
+        self, evaluator: TransferNetwork, kept: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Showing]]:
+        """Yield places among the kept images, their pixels, and what is to be shown of them."""
+        units = evaluator.normalisation
+        showing = self.plan.showing(units.to_pixels(evaluator.filling(kept.tolist())))
+        for batch in evaluator.data.batches(self.plan.batch_size, kept.tolist()):
+            rows = torch.searchsorted(kept, batch.indices)
+            yield rows, units.to_pixels(batch.images.to(evaluator.device)), showing
+
+    def said(
+        self, evaluator: TransferNetwork, pixels: Tensor, said: Originals, rows: Tensor
+    ) -> Tensor:
+        """Return what a network says of pictures, as columns."""
+        return Judgement.of(
+            evaluator.model,
+            evaluator.normalisation,
+            pixels,
+            said.labels[rows],
+            said.predictions[rows],
+        ).columns()
+
+    def take(
+        self,
+        cube: Transfer,
+        arrays: Mapping[str, NDArray[Any]],
+        kept: Tensor,
+        evaluator: TransferNetwork,
+        generator: TransferNetwork | None,
+        method: StudiedMethod | None,
+    ) -> None:
+        """Put what a network said into the cube."""
+        for key, values in zip(arrays["keys"].tolist(), arrays["values"], strict=True):
+            cell = TransferCell(
+                evaluator=evaluator.name,
+                shown=key[0],
+                generator="" if generator is None else generator.name,
+                method="" if method is None else method.name,
+                mask=key[1],
+                fill=key[2],
+            )
+            cube.update(cell, kept, torch.from_numpy(values))
+
+
+def packed(said: Mapping[tuple[str, str, str], Tensor]) -> dict[str, NDArray[Any]]:
+    """Return what a network said as two arrays: what was shown, and the columns."""
+    return {
+        "keys": np.array(list(said), dtype=np.str_),
+        "values": np.stack([values.numpy() for values in said.values()]),
+    }
