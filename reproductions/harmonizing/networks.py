@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         """Return logits ``(b, 10)``."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         if self.token is not None:
-            tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], dim=1)
         seen = self.norm(self.layers(tokens + self.places))
         read = seen.mean(dim=1) if self.token is None else seen[:, 0]
         logits: Tensor = self.head(read)

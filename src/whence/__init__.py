@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whence.network import Network
-    from whence.recipes import audit, explain
+    from whence.recipes import audit, explain, transfer
 
-__all__ = ["Network", "__version__", "audit", "explain"]
+__all__ = ["Network", "__version__", "audit", "explain", "transfer"]
 
 __version__ = "0.1.0"
 
-ROOMS = {"Network": "whence.network", "audit": "whence.recipes", "explain": "whence.recipes"}
+ROOMS = {
+    "Network": "whence.network",
+    "audit": "whence.recipes",
+    "explain": "whence.recipes",
+    "transfer": "whence.recipes",
+}
 """Where each public name lives."""
 
 

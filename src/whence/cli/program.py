@@ -17,11 +17,12 @@ from whence.cli.fit import fit
 from whence.cli.guard import guarded
 from whence.cli.homogeneity import homogeneity
 from whence.cli.methods import methods
+from whence.cli.transfer import transfer
 from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-COMMANDS = (audit, explain, methods, describe, homogeneity, convert, fit, demo, view)
+COMMANDS = (audit, explain, methods, describe, homogeneity, convert, fit, transfer, demo, view)
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""

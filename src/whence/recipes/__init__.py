@@ -15,6 +15,8 @@ from whence.recipes.removal import (
     removal_curve,
     retrain_each,
 )
+from whence.recipes.transfer import transfer
+from whence.recipes.transfer_networks import TransferNetwork, transfer_network
 
 __all__ = [
     "Case",
@@ -26,6 +28,7 @@ __all__ = [
     "PlantedDigits",
     "RemovalCurve",
     "Retrain",
+    "TransferNetwork",
     "audit",
     "demonstrate",
     "explain",
@@ -39,4 +42,6 @@ __all__ = [
     "removal_curve",
     "retrain_each",
     "train_network",
+    "transfer",
+    "transfer_network",
 ]

@@ -117,8 +117,7 @@ def row(cell: TransferCell, verdict: Verdict) -> TransferRow:
 def notes(study: Study, found: Found, data: DatasetCard) -> tuple[str, ...]:
     """Return what a reader of the tables must know."""
     said = [
-        "No image was left out for being misclassified: a network's accuracy on images stands "
-         "beside its accuracy on features.",
+        "No image was left out for being misclassified: compare features with images.",
         "Soft masks of different methods differ in area; compare methods at equal coverage.",
     ]
     for (method, network), (_, blank) in found.maps.items():

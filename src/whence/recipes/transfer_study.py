@@ -20,7 +20,7 @@ from whence.core import (
     fingerprint_tensor,
     logit,
 )
-from whence.errors import DataError, SettingError, ShapeError
+from whence.errors import DataError, ReadError, SettingError, ShapeError
 from whence.evaluation.transfer import Judgement, Transfer, TransferCell, Verdict
 from whence.evaluation.transfer_masks import (
     OBJECT,
@@ -144,8 +144,7 @@ class Study:
 
     def run(self, out: Path, *, overwrite: bool) -> Found:
         """Do the steps that are missing, and return what the study found."""
-        for network in self.networks:
-            self.network(network)  # a model that cannot be studied is refused before all work
+        families = {one.name: self.family(one) for one in self.networks}  # refused before all work
         work = TransferWork.open(out, self.identity(), overwrite=overwrite)
         started = perf_counter()
         originals = self.originals(work)
@@ -161,7 +160,6 @@ class Study:
         started = perf_counter()
         verdicts = cube.result()
         self.noted("intervals", started)
-        families = {one.name: one.family or family_of(self.network(one)) for one in self.networks}
         masks = {
             (method.name, one.name): self.load_maps(work, method, one, len(kept))
             for method in self.plan.methods
@@ -182,12 +180,33 @@ class Study:
     def network(self, one: TransferNetwork) -> Network:
         """Return the graph of a network, read once."""
         if one.name not in self.read:
-            batch = next(iter(one.data.batches(2)), None)
-            if batch is None:
-                msg = f"{one.data.title} holds no usable image for {one.name}."
-                raise DataError(msg)
-            self.read[one.name] = Network.read(one.model, batch.images.to(one.device))
+            self.read[one.name] = Network.read(one.model, self.some(one))
         return self.read[one.name]
+
+    def some(self, one: TransferNetwork) -> Tensor:
+        """Return two images as a network takes them, or one if there is no other."""
+        batch = next(iter(one.data.batches(2)), None)
+        if batch is None:
+            msg = f"{one.data.title} holds no usable image for {one.name}."
+            raise DataError(msg)
+        return batch.images.to(one.device)
+
+    def family(self, one: TransferNetwork) -> str:
+        """Return the kind of a network; its graph is read if that, or a method, needs it.
+
+        Raises:
+            ReadError: If a method needs the graph of a model that cannot be read.
+        """
+        some = self.some(one)
+        made = (method.make(one.normalisation, some) for method in self.plan.methods)
+        if any(needs_network(method) for method in made):
+            self.network(one)
+        if one.family:
+            return one.family
+        try:
+            return family_of(self.network(one))
+        except ReadError:
+            return "other"
 
     def identity(self) -> dict[str, str]:
         """Return what the study is, by name, as text."""

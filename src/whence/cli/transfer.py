@@ -1,0 +1,266 @@
+"""`whence transfer`: does one network see what the maps of another show?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.options import METHOD, OUTPUT, BatchSize, Device, Download, Json, Overwrite, Verbose
+
+if TYPE_CHECKING:
+    from whence.results.transfer import TransferRecord
+
+__all__ = ["show_transfer", "transfer"]
+
+NETWORKS, DATA = "Networks", "Data"
+INTERRUPTED = 130
+
+
+def transfer(  # noqa: PLR0913 - one argument for each option
+    *,
+    study: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY.toml]",
+            help="A file with the same settings; options given beside it win.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help="A network and what to call it; give two or more. torchvision/NAME, timm/NAME, "
+            "transformers/FOLDER, package.module:factory or path/to/file.py:factory.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Its local weights.", rich_help_panel=NETWORKS),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Class names, one per line; for one network or for all.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME:]KEY=VALUE",
+            help="How a picture becomes the input of one network, or of all: size=32.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=KIND",
+            help="Its kind in the tables; found from its operations if not given.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    device: Device = "cpu",
+    download: Download = False,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Test images with labels: a folder of class folders, .zip, .npz, digits.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    test_labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Their labels.", rich_help_panel=DATA),
+    ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Other images: the fill `bank`, and what Soundness Saliency draws from; the test "
+            "images if not given.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the objects are: .npy, (n, h, w), one for each test image.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=2, help="At most so many images, spread.", rich_help_panel=DATA),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="A method, with settings behind a colon; give several. ss-modified, ss-original, "
+            "and all of `whence methods`. [default: these two, and grad-cam]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What stands where a mask is zero: zero (black), mean, blur, bank, white, "
+            "uniform, shuffled; give several. [default: the first four]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    coverage: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the pixels that hard features show; give several. "
+            "[default: 0.1, 0.25, 0.5]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The class that is explained: predicted (by the generating network), or label. "
+            "[default: predicted]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of all that is drawn. [default: 0]", rich_help_panel=METHOD, show_default=False
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder for transfer.json, .csv and .md, report.html, heat.svg and heat.png; a "
+            "study that was stopped there goes on.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show every network the features that maps of every network find, and the controls.
+
+    Accuracy, probability of the class and agreement, on soft features and at equal coverage, on
+    several fills, beside masks of other images, random smooth masks, and what the masks hide.
+    """
+    from whence.recipes.transfer import transfer as run
+    from whence.recipes.transfer_file import (
+        TransferRequest,
+        load_masks,
+        load_networks,
+        network_lines,
+        read_request,
+    )
+
+    request = TransferRequest(
+        networks=network_lines(
+            model or (), weights or (), classes or (), input_ or (), family or ()
+        ),
+        test=test,
+        test_labels=test_labels,
+        bank=bank,
+        masks=masks,
+        methods=tuple(method) if method else None,
+        fills=tuple(fill) if fill else None,
+        coverages=tuple(coverage) if coverage else None,
+        target=target,
+        count=count,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        download=download,
+    )
+    if study is not None:
+        request = request.over(read_request(study))
+    try:
+        with bars(quiet=as_json) as progress:
+            record = run(
+                load_networks(request),
+                masks=load_masks(request),
+                out=out,
+                overwrite=overwrite,
+                command=command_line(),
+                progress=progress,
+                **request.settings(),
+            )
+    except KeyboardInterrupt as stop:
+        if out is not None:
+            typer.echo(f"\nStopped. The same command goes on with what is in {out}.", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+    if as_json:
+        say_json(overview(record, out))
+    else:
+        show_transfer(record, out, verbose=verbose)
+
+
+def overview(record: "TransferRecord", out: Path | None) -> dict[str, Any]:
+    """Return what a study found, as a program reads it."""
+    from dataclasses import asdict
+
+    whole = asdict(record)
+    return {"out": None if out is None else str(out), **whole}
+
+
+def show_transfer(record: "TransferRecord", out: Path | None, *, verbose: bool) -> None:
+    """Print what a study found, in a screenful for each kind of mask."""
+    from whence.results.transfer_tables import family_means
+
+    fill = record.fills[0]
+    say(f"{record.data.count} images of {record.data.name}, fill {fill}\n")
+    rows = [
+        (f"  {one.name}", one.family, f"{one.right} of {one.count} right")
+        for one in record.networks
+    ]
+    say(table(rows))
+    for mask in record.masks:
+        means = family_means(record, mask, fill)
+        if not means:
+            continue
+        say(f"\n{bold(f'{mask} features')}, means over pairs of networks, per cent")
+        lines = [
+            (
+                f"  {one.method}",
+                one.pairs,
+                told(one.accuracy),
+                told(one.probability),
+                told(one.agreement),
+                told(one.shuffled),
+                f"{100 * one.advantage:+.1f}",
+            )
+            for one in means
+        ]
+        head = ("  maps by", "networks", "accuracy", "probab.", "agree", "shuffled", "gain")
+        say(table(lines, head))
+    for note in record.notes:
+        say(faint(f"\n{note}"))
+    if verbose:
+        say(f"\n{bold('Seconds')}")
+        say(table([(f"  {stage}", f"{took:.1f}") for stage, took in record.run.seconds.items()]))
+    if out is not None:
+        say(f"\n{bold('Report')}  {out / 'report.html'}")
+
+
+def told(value: float) -> str:
+    """Return a share in per cent; a dash where it is undefined."""
+    return "-" if value - value != 0 else f"{100 * value:.1f}"
