@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         token: Whether a class token is read, and not the mean of the patches.
     """
 
-    def __init__(  # noqa: PLR0913 - the sizes of a transformer
+    def __init__(
         self, channels: int, side: int, patch: int, width: int, depth: int, *, token: bool
     ) -> None:
         super().__init__()
