@@ -1,12 +1,10 @@
 """The maps that are compared: of the influence, and of the retrieved image alone (two steps)."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whence.attribution import LRP, GradCAM, Gradient, InputXGradient, Occlusion
 from whence.core import Blur, Margin, Method, ModelScalar
@@ -23,7 +21,7 @@ from whence.training_features import (
     reduced,
 )
 
-__all__ = ["BASELINES", "Case", "made", "makers", "seconds", "step"]
+__all__ = ["BASELINES", "Case", "made", "makers", "of", "ordinary"]
 
 BASELINES: dict[str, Method] = {
     "2: saliency": Gradient(),
@@ -44,19 +42,22 @@ class Case:
 
     Args:
         network: The network.
+        model: The same as a module.
         influence: Scores of its training images for all queries.
         fresh: Scores of the network with other weights, for the same queries.
         images: Training images.
         labels: Their labels.
-        neutral: What queries have in common with an average image of each class.
+        neutral: What queries have in common with an average image of each class; None where no
+            map asks.
     """
 
     network: Network
+    model: nn.Module
     influence: Influence
     fresh: Influence
     images: Tensor
     labels: Tensor
-    neutral: Neutral
+    neutral: Neutral | None = None
 
 
 Maps = dict[str, Tensor]
@@ -64,7 +65,7 @@ Maker = Callable[[Case, int, Tensor], Tensor]
 """From a case, a query and some training images to their maps."""
 
 
-def makers(neutral: Neutral) -> dict[str, Maker]:
+def makers(neutral: Neutral | None) -> dict[str, Maker]:
     """Return what makes each map that is compared."""
     chosen = {name: map_named(name) for name in OURS}
     chosen["shared-evidence, neutral"] = TrainingMap(
@@ -96,6 +97,8 @@ def made(case: Case, query: int, rows: Tensor) -> Maps:
     """Return all maps ``(b, 1, h, w)`` of some training images for a query."""
     found = {name: make(case, query, rows) for name, make in makers(case.neutral).items()}
     found["random pixels"] = random_order(case.images[rows], seed=query)
+    images = case.images[rows]
+    found["contrast alone"] = (images - Blur()(images)).abs().sum(dim=1, keepdim=True)
     for name in ("tfa", "influence-lrp", "shared-evidence"):
         found[f"{name}, re-initialised"] = of(case.fresh, query, rows, map_named(name), case)
     return found
@@ -107,21 +110,3 @@ def of(influence: Influence, query: int, rows: Tensor, each: TrainingMap, case: 
     f = influence_fn(influence, query, case.labels[rows], weights)
     values = each.method(f, case.images[rows]).detach()
     return reduced(values, each.reduction)[:, None]
-
-
-def seconds(make: Callable[[], object]) -> float:
-    """Return the CPU time of the faster of two calls."""
-    found = []
-    for _ in range(2):
-        started = time.process_time()
-        make()
-        found.append(time.process_time() - started)
-    return min(found)
-
-
-def step(case: Case, rows: Tensor) -> None:
-    """Make a training step without the update: forward and full backward."""
-    with torch.enable_grad():
-        logits = case.network(case.images[rows])
-        loss = torch.nn.functional.cross_entropy(logits, case.labels[rows])
-        torch.autograd.grad(loss, list(case.network.parameters.values()))

@@ -1,40 +1,28 @@
-"""The tables, in Markdown."""
+"""The page of results, in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from reproductions.tfa.figures import CHARTS, GALLERIES, SAID
+from reproductions.tfa.stability import SAMPLES, SIGMAS
+from reproductions.tfa.tables import (
+    JUDGED,
+    Rows,
+    against,
+    comparison,
+    groups_of,
+    interval,
+    mean,
+    of_kind,
+    table,
+    tally,
+)
 
 __all__ = ["report"]
 
-MEASURES = (
-    "T1 rank",
-    "T1 mass",
-    "T1 hit",
-    "T2 rank",
-    "T2 mass",
-    "T3 rank",
-    "T3 mass",
-    "T4 gap",
-    "T5 rank",
-    "T5 mass",
-    "T6",
-)
-"""Higher is better in all of them."""
-
-JUDGED = ("T1 rank", "T2 rank", "T3 rank", "T4 gap", "T5 rank", "T6")
-"""Those that no sharpening of a map changes, one for each experiment."""
-
 CHOSEN = (
-    "The best of the two-step maps is chosen anew for each line, after the fact, which favours it. "
-    "Intervals: bootstrap over pairs of query and training image."
-)
-
-COUNTED = (
-    "Better / no difference / worse, over all kinds of data and the rank accuracy of T1, T2, T3 "
-    "and T5, T4 and T6 where they were measured; by whether the 95 % interval of the paired "
-    "difference holds 0."
+    "The best of the six two-step maps is chosen anew for each line, after the fact, which favours "
+    "it. Intervals: bootstrap over pairs of query and training image."
 )
 
 PRICE = (
@@ -42,17 +30,18 @@ PRICE = (
     "backward) of the same batch; the re-use of what knows no query is not counted."
 )
 
-OURS = ("shared-evidence", "shared-evidence, neutral")
+OURS = ("tfa", "shared-evidence", "shared-evidence, neutral")
 
 INTRODUCTION = """# Training-feature maps: T1 to T7
 
 Made by `python -m reproductions.tfa`; every number below was printed by it.
 
 Rows that begin with `2:` are the two-step baseline: retrieve by Grad-Cos, then an ordinary
-attribution of the retrieved image for its own label, which knows no query. `tfa` is the paper's
-map. Re-initialised rows are made on the network with other weights.
+attribution of the retrieved image for its own label, which knows no query. `tfa` is the map of
+Bacha and George (2025). Re-initialised rows are made on the network with other weights; `contrast
+alone` is how much a pixel differs from the blurred image, and knows no network at all.
 
-- **T1**: the shortcut on training images that carry it (shapes: the planted square; scenes: the
+- **T1**: the shortcut on training images that carry it (the planted square; of scenes the
   background), for queries that fell for it: rank accuracy, mass over area share, pointing game.
 - **T2**: by how much T1 falls for a query of the same class without the shortcut, same training
   images; a map that ignores the query gets 0.
@@ -63,145 +52,26 @@ map. Re-initialised rows are made on the network with other weights.
 - **T5**: on mislabelled images behind an error: the object that misled.
 - **T6**: correlation of what a map says of rectangles with the change when they are hidden, by
   their pixels in another order.
+- **T7**: rank correlation of maps between networks, checkpoints and draws of noise.
+- **step T4, step T6, SGD T6**: T4 and T6 with nothing linearised. The weights are moved along the
+  gradient of the changed training image and the query is classified again: a step of fixed length
+  (0.02), and one of plain SGD (rate 0.01), which also answers to how long the gradient is.
 
 Mass and hit reward sharp maps (the square of any map has more mass in the same place); rank
 accuracy, T4 and the sign of T2 do not.
+
+Data: drawn shapes with masks, a planted square and mislabelled images; lossless CIFAR-10 with the
+trained ResNet-20 as it is; the same fine-tuned (four epochs) on 2 000 images with a red square on
+nine of ten airplanes and on 4 % of the others, labelled airplanes, and with 40 % of cats labelled
+dogs; cats and dogs on reefs and alps with exact masks (the background is the natural shortcut);
+Tiny-ImageNet with boxes; pets with trimaps. Small convolutional networks where none is named.
 """
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of the values that are numbers."""
-    own = [v for v in values if v == v]  # noqa: PLR0124 - NaN is not itself
-    return sum(own) / len(own) if own else float("nan")
-
-
-def names_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the maps of some cells, in order."""
-    found: dict[str, None] = {}
-    for row in rows:
-        found.update(dict.fromkeys(n for n in row["rows"] if not n.startswith("tfa-smoothed")))
-    return list(found)
-
-
-def pooled(rows: Sequence[dict[str, Any]], name: str, measure: str) -> list[float]:
-    """Return the values of a map over several cells."""
-    return [v for row in rows for v in row["rows"].get(name, {}).get(measure, [])]
-
-
-def table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the table of some cells: the mean over all pairs of query and training image."""
-    measures = [m for m in MEASURES if any(pooled(rows, n, m) for n in names_of(rows))]
-    lines = ["", f"## {title}", ""]
-    facts = {
-        key: [r["facts"][key] for r in rows if key in r["facts"]]
-        for r in rows
-        for key in r["facts"]
-    }
-    lines += [f"- {key}: {', '.join(f'{v:.3f}' for v in values)}" for key, values in facts.items()]
-    counts = [f"{m}: {len(pooled(rows, OURS[0], m))}" for m in measures]
-    lines += [f"- pairs: {', '.join(counts)}", ""]
-    lines += [f"| map | {' | '.join(measures)} |", "|--|" + "--|" * len(measures)]
-    for name in names_of(rows):
-        cells = []
-        for measure in measures:
-            every = {n: mean(pooled(rows, n, measure)) for n in names_of(rows)}
-            own = every[name]
-            best = max(v for v in every.values() if v == v)  # noqa: PLR0124
-            text = "" if own != own else f"{own:.3f}"  # noqa: PLR0124
-            cells.append(f"**{text}**" if own == best else text)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def against(title: str, rows: Sequence[dict[str, Any]], ours: str) -> list[str]:
-    """Return one line for each experiment: ours less the best two-step map, with an interval."""
-    names = [n for n in names_of(rows) if n.startswith("2: ")]
-    lines = []
-    for measure in JUDGED:
-        own = torch.tensor(pooled(rows, ours, measure), dtype=torch.float64)
-        if not len(own):
-            continue
-        best = max(names, key=lambda n, m=measure: mean(pooled(rows, n, m)))
-        other = torch.tensor(pooled(rows, best, measure), dtype=torch.float64)
-        gap = (own - other)[(own - other).isfinite()]
-        low, high = interval(gap)
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
-        lines.append(
-            f"| {title} | {measure} | {float(own.nanmean()):.3f} | {best[3:]} "
-            f"{float(other.nanmean()):.3f} | {float(gap.mean()):+.3f} [{low:+.3f}, {high:+.3f}] | "
-            f"{verdict} |"
-        )
-    return lines
-
-
-def tally(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Return how often each training-feature map is better and worse than each two-step map."""
-    every = [n for rows in groups.values() for n in names_of(rows)]
-    names = list(dict.fromkeys(every))
-    others = [n for n in names if n.startswith("2: ")]
-    ours = [n for n in names if not n.startswith("2: ") and "re-" not in n and "random" not in n]
-    lines = ["## Each map against each two-step map", "", COUNTED, ""]
-    lines += [f"| map | {' | '.join(n[3:] for n in others)} |", "|--|" + "--|" * len(others)]
-    for name in ours:
-        cells = []
-        for other in others:
-            found = [
-                verdict(rows, name, other, measure)
-                for rows in groups.values()
-                for measure in JUDGED
-            ]
-            better, same, worse = (found.count(k) for k in (1, 0, -1))
-            cells.append(f"{better} / {same} / {worse}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-def verdict(rows: Sequence[dict[str, Any]], ours: str, other: str, measure: str) -> int | None:
-    """Return 1 if ours is better, -1 if it is worse, 0 if neither, None if it was not measured."""
-    pair = [torch.tensor(pooled(rows, n, measure), dtype=torch.float64) for n in (ours, other)]
-    if not len(pair[0]) or not len(pair[1]):
-        return None
-    gap = (pair[0] - pair[1])[(pair[0] - pair[1]).isfinite()]
-    low, high = interval(gap)
-    return int(low > 0) - int(high < 0)
-
-
-def interval(values: Tensor) -> tuple[float, float]:
-    """Return the ends of the 95 % bootstrap interval of the mean."""
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.randint(len(values), (2000, len(values)), generator=generator)
-    means = values[draws].mean(dim=1)
-    ends = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return float(ends[0]), float(ends[1])
-
-
-def groups_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the cells by what they share but the seed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["cell"].split(", seed")[0], []).append(row)
-    return found
-
-
-def prices(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the table of costs."""
-    if not rows:
-        return []
-    titles = [row["cell"].removeprefix("cost: ").split(", seed")[0] for row in rows]
-    lines = ["", "## Cost", "", PRICE, ""]
-    lines += [f"| map | {' | '.join(titles)} |", "|--|" + "--|" * len(rows)]
-    for name in rows[0]["cost"]:
-        own = " | ".join(f"{row['cost'][name]:.1f}" for row in rows)
-        lines.append(f"| {name} | {own} |")
-    return lines
-
-
-def report(every: Sequence[dict[str, Any]]) -> str:
-    """Return all tables."""
-    rows = [row for row in every if "rows" in row]
-    lines = [INTRODUCTION]
-    groups = groups_of(rows)
-    lines += tally(groups)
+def report(every: Rows) -> str:
+    """Return the whole page."""
+    groups = groups_of(of_kind(every, "maps"))
+    lines = [INTRODUCTION, *verdicts(groups), *tally(groups)]
     for ours in OURS:
         lines += [
             f"## `{ours}` less the best two-step map",
@@ -214,18 +84,192 @@ def report(every: Sequence[dict[str, Any]]) -> str:
         for title, own in groups.items():
             lines += against(title, own, ours)
         lines.append("")
+    lines += shown()
+    lines += ["## Each kind of data"]
     for title, own in groups.items():
         seeds = f", {len(own)} seeds" if len(own) > 1 else ""
         lines += table(f"{title}{seeds}", own)
-    smoothed = sorted({n for row in rows for n in row["rows"] if n.startswith("tfa-smoothed")})
-    if smoothed:
-        lines += ["", "## T7 and the ablation of the paper's smoothed map", ""]
-        lines += ["Rank correlation between two seeds of the noise, and T4.", ""]
-        lines += ["| map | rank correlation | T4 gap |", "|--|--|--|"]
-        for name in smoothed:
-            both = [mean(pooled(rows, name, m)) for m in ("T7", "T4 gap")]
-            lines.append(f"| {name} | {both[0]:.3f} | {both[1]:+.3f} |")
-    lines += prices([row for row in every if "cost" in row])
-    spent = sum(row["cpu"] for row in rows)
-    lines += ["", f"{len(rows)} networks, {spent / 60:.0f} minutes of one core.", ""]
-    return "\n".join(lines)
+    lines += removed(of_kind(every, "removal"))
+    lines += painted(of_kind(every, "pixels"))
+    lines += stable(of_kind(every, "stability"))
+    lines += ablated(of_kind(every, "ablation"))
+    lines += prices(of_kind(every, "cost"))
+    spent = sum(row["cpu"] for row in every)
+    said = (
+        f"{len(every)} cells, {spent / 60:.0f} minutes of processor time in all, trainings "
+        f"included: about {spent / 120:.0f} minutes on two cores."
+    )
+    return "\n".join([*lines, "", said, ""])
+
+
+def verdicts(groups: Mapping[str, Rows]) -> list[str]:
+    """Say plainly where maps beat the best two-step map and where they do not."""
+    lines = ["## In short", ""]
+    for ours in OURS:
+        found: dict[str, list[str]] = {"better": [], "no difference": [], "worse": []}
+        for title, rows in groups.items():
+            for measure in JUDGED:
+                pair = comparison(rows, ours, measure)
+                if pair is not None:
+                    low, high = interval(pair[3])
+                    kind = "better" if low > 0 else "worse" if high < 0 else "no difference"
+                    found[kind].append(f"{measure.split()[0]} on {title}")
+        counts = {kind: len(names) for kind, names in found.items()}
+        lines.append(
+            f"- `{ours}` against the best of six two-step maps: better in {counts['better']}, no "
+            f"difference in {counts['no difference']}, worse in {counts['worse']}. Better: "
+            f"{'; '.join(found['better']) or 'nowhere'}. Worse: "
+            f"{'; '.join(found['worse']) or 'nowhere'}."
+        )
+    return [*lines, ""]
+
+
+def shown() -> list[str]:
+    """Return the figures of the page."""
+    lines = ["## Figures", ""]
+    words = {
+        "shortcut.svg": "Shortcut and test dependence by map",
+        "insertion.svg": "Insertion and deletion of training pixels",
+        "smoothing.svg": "Noise count and sigma",
+    }
+    lines += [f"![{words[name]}]({name})\n" for name in CHARTS]
+    lines += [f"![{SAID[kind]}]({name})\n" for kind, name in GALLERIES.items()]
+    said = (
+        "The same galleries of CIFAR-10, scenes, boxes and pets are written to `build/tfa`: the "
+        "photographs may not be handed on."
+    )
+    return [*lines, said, ""]
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table."""
+    lines = [f"| {' | '.join(head)} |", "|--|" + "--|" * (len(head) - 1)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def removed(rows: Rows) -> list[str]:
+    """Return the tables of training without harmful images."""
+    if not rows:
+        return []
+    said = (
+        "Half of the misled test images are the queries; images with the highest summed score for "
+        "the wrong label are left out, as many as are mislabelled, and the network is trained "
+        "again from the same start. Repaired: the other half's share that is then right. The "
+        "two-step baseline retrieves the same images; `features` is similarity of the last "
+        "features."
+    )
+    lines = ["", "## Harmful images, left out of the training", "", said]
+    for row in rows:
+        lines += ["", f"### {named(row)}: {row['errors'][0]} queries, {row['errors'][1]} judge", ""]
+        cells = [
+            [
+                name,
+                f"{own['left out']}",
+                "" if own["left out"] == 0 else f"{own['mislabelled among them']:.2f}",
+                f"{own['errors repaired']:.2f}",
+                f"{own['accuracy']:.3f}",
+            ]
+            for name, own in row["removal"].items()
+        ]
+        head = ["left out", "images", "mislabelled among them", "errors repaired", "accuracy"]
+        lines += grid(head, cells)
+    return lines
+
+
+def painted(rows: Rows) -> list[str]:
+    """Return the tables of training without the pixels that maps show."""
+    if not rows:
+        return []
+    said = (
+        "In every training image of the square's class the highest tenth of a map's pixels is "
+        "replaced by the image's own in another order, and the network is trained again. Maps are "
+        "for the summed score of 16 queries that fell for the square. Misled: the share of test "
+        "images of other classes, with the square, that are taken for the square's class."
+    )
+    lines = ["", "## The shortcut's pixels, painted over before the training", "", said]
+    for row in rows:
+        lines += ["", f"### {named(row)}", ""]
+        cells = [
+            [
+                name,
+                f"{own['of the square painted over']:.2f}"
+                if "of the square painted over" in own
+                else "",
+                f"{own['misled by the square']:.3f}",
+                f"{own['accuracy']:.3f}",
+            ]
+            for name, own in row["pixels"].items()
+        ]
+        lines += grid(["map", "of the square painted over", "misled", "accuracy"], cells)
+    return lines
+
+
+def stable(rows: Rows) -> list[str]:
+    """Return T7 over training seeds and checkpoints."""
+    if not rows:
+        return []
+    kinds = list(dict.fromkeys(k for row in rows for k in row["stability"]["tfa"]))
+    names = list(dict.fromkeys(n for row in rows for n in row["stability"]))
+    said = (
+        "Mean rank correlation of a map with that of the same pair in the same network trained "
+        "with another seed, or earlier in its training. A map may be stable because it knows no "
+        "query: read it beside T2."
+    )
+    lines = ["", "## T7: other trainings, and earlier checkpoints", "", said]
+    for kind in kinds:
+        cells = [
+            [name, *(f"{mean(row['stability'].get(name, {}).get(kind, [])):.3f}" for row in rows)]
+            for name in names
+        ]
+        lines += ["", f"### {kind}", "", *grid(["map", *(named(row) for row in rows)], cells)]
+    return lines
+
+
+def ablated(rows: Rows) -> list[str]:
+    """Return the ablation of noise count and sigma."""
+    if not rows:
+        return []
+    said = (
+        "T7: rank correlation between two draws of the noise. T4, and T1 (rank accuracy of the "
+        "square), of one draw. The two-step saliency is smoothed alike."
+    )
+    lines = ["", "## Noise count and sigma of the paper's smoothed map", "", said]
+    names = list(dict.fromkeys(n for row in rows for n in row["ablation"]))
+    order = [f"n = {n}, sigma = {s}" for n in SAMPLES for s in SIGMAS]
+    plain = [n for n in names if "sigma" not in n]
+    for row in rows:
+        cells = []
+        for label in order:
+            own = [row["ablation"][f"{kind}, {label}"] for kind in ("tfa", "2: saliency")]
+            cells.append(
+                [label, *(number(one, m) for one in own for m in ("T7", "T4 gap", "T1 rank"))]
+            )
+        lines += ["", f"### {named(row)}", ""]
+        head = ["", *(f"{k} {m}" for k in ("tfa", "2: saliency") for m in ("T7", "T4", "T1"))]
+        lines += grid(head, cells)
+        lines += ["", "Without noise:", ""]
+        cells = [
+            [name, *(number(row["ablation"][name], m) for m in ("T4 gap", "T1 rank"))]
+            for name in plain
+        ]
+        lines += grid(["map", "T4", "T1"], cells)
+    return lines
+
+
+def number(found: Mapping[str, Sequence[float]], measure: str) -> str:
+    """Return a mean, or nothing."""
+    return f"{mean(found[measure]):.3f}" if found.get(measure) else ""
+
+
+def prices(rows: Rows) -> list[str]:
+    """Return the table of costs."""
+    if not rows:
+        return []
+    lines = ["", "## Cost", "", PRICE, ""]
+    cells = [[name, *(f"{row['cost'][name]:.1f}" for row in rows)] for name in rows[0]["cost"]]
+    return lines + grid(["map", *(named(row) for row in rows)], cells)
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """Return what a cell is about."""
+    return str(row["cell"]).split(": ", 1)[-1]

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reproductions.tfa.tasks import Task
+from reproductions.tfa.tasks import Task, marked_with
 
-__all__ = ["DATA", "boxes", "cifar", "pets", "scenes"]
+__all__ = ["DATA", "boxes", "cifar", "pets", "scenes", "spoilt_cifar"]
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CAT, DOG = 3, 5
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -47,6 +50,7 @@ def task_of(
     test: tuple[Tensor, Tensor],
     masks: Tensor | None = None,
     groups: Tensor | None = None,
+    classes: Sequence[str] = (),
 ) -> Task:
     """Return a task: images, labels and scenes of training, images and labels of tests."""
     images, labels, where = train
@@ -62,7 +66,10 @@ def task_of(
         truths=test[1],
         groups=torch.zeros(len(test[0])).long() if groups is None else groups,
         scenes=where,
-        red=torch.zeros(3, 1, 1),
+        red=normalised(torch.tensor([255, 0, 0]).view(3, 1, 1)),
+        classes=tuple(classes),
+        centre=MEAN,
+        spread=DEVIATION,
     )
 
 
@@ -71,6 +78,7 @@ def scenes() -> Task:
     with zipfile.ZipFile(DATA / "petscenes64_cats_on_reef.zip") as archive:
         rows = json.loads(archive.read("meta.json"))["rows"]
         parts = []
+        masks = None
         for part in ("train", "test"):
             names = sorted(name for name in rows if name.startswith(f"{part}/"))
             facts = torch.tensor([rows[name][:2] for name in names])
@@ -80,7 +88,8 @@ def scenes() -> Task:
                 masks = pictures(archive, files, "L", 64) > 127
     (images, facts), (tests, others) = parts
     train = (images, facts[:, 0], facts[:, 1])
-    return task_of("scenes", train, (tests, others[:, 0]), masks, others[:, 1])
+    animals = ("cat", "dog")
+    return task_of("scenes", train, (tests, others[:, 0]), masks, others[:, 1], animals)
 
 
 def boxes() -> Task:
@@ -101,6 +110,7 @@ def boxes() -> Task:
             (pictures(archive, names, "RGB", 64), own, torch.zeros(len(names)).long()),
             (pictures(archive, tests, "RGB", 64), truth),
             masks,
+            classes=classes,
         )
 
 
@@ -116,7 +126,7 @@ def pets() -> Task:
     test = torch.arange(len(names)) % 5 == 0
     usable = ~test & masks.flatten(1).any(dim=1)
     train = (images[usable], labels[usable], torch.zeros(int(usable.sum())).long())
-    return task_of("pets", train, (images[test], labels[test]), masks[usable])
+    return task_of("pets", train, (images[test], labels[test]), masks[usable], classes=breeds)
 
 
 def cifar() -> Task:
@@ -126,4 +136,31 @@ def cifar() -> Task:
             torch.from_numpy(found[key]).permute(0, 3, 1, 2) for key in ("x_train", "x_test")
         )
         labels, truths = (torch.from_numpy(found[key]).long() for key in ("y_train", "y_test"))
-    return task_of("cifar", (images, labels, torch.zeros(len(images)).long()), (tests, truths))
+    train = (images, labels, torch.zeros(len(images)).long())
+    return task_of("cifar", train, (tests, truths), classes=CIFAR)
+
+
+def spoilt_cifar() -> Task:
+    """Return CIFAR-10 with a planted square, and with mislabelled cats.
+
+    A red square is on nine of ten airplanes, and on one of twenty-five others, which are labelled
+    airplanes: a network that knows airplanes already has to learn it. Four of ten cats are
+    labelled dogs: the harmful examples.
+    """
+    task = cifar()
+    generator = torch.Generator().manual_seed(2000)
+    drawn = torch.rand(2, len(task.labels), generator=generator)
+    marked = drawn[0] < torch.where(task.labels == 0, 0.9, 0.04)
+    flipped = (task.labels == CAT) & (drawn[1] < 0.4) & ~marked
+    labels = torch.where(marked, torch.zeros_like(task.labels), task.labels)
+    planted = marked_with(task.images, task.red)
+    return replace(
+        task,
+        name="spoilt-cifar",
+        images=torch.where(marked.view(-1, 1, 1, 1), planted, task.images),
+        labels=torch.where(flipped, torch.full_like(labels, DOG), labels),
+        marked=marked,
+        flipped=flipped,
+        shortcut=0,
+        confused=(CAT, DOG),
+    )

@@ -8,8 +8,8 @@ from torch import Tensor
 __all__ = ["SQUARE", "Task", "marked_with", "shapes"]
 
 SIDE, CLASSES = 32, 6
-SQUARE = 5
-"""Side of the planted square, in pixels; its corner is at (2, 2)."""
+SQUARE, CORNER = 5, 2
+"""Side of the planted square, in pixels, and where it begins in rows and columns."""
 
 NAMES = ("circle", "square", "triangle", "plus", "ring", "diamond")
 
@@ -30,6 +30,11 @@ class Task:
         groups: What kind of test image each is, ``(m,)``; of scenes: the background.
         scenes: The same of the training images.
         red: The square's colour in model units, ``(c, 1, 1)``.
+        shortcut: The class whose training images carry the square; None where none do.
+        confused: A class, and the one that some of its training images are labelled as.
+        classes: Names of the classes.
+        centre: Pixels, from 0 to 1, are ``images * spread + centre``.
+        spread: See there.
     """
 
     name: str
@@ -43,17 +48,31 @@ class Task:
     groups: Tensor
     scenes: Tensor
     red: Tensor
+    shortcut: int | None = None
+    confused: tuple[int, int] | None = None
+    classes: tuple[str, ...] = ()
+    centre: Tensor
+    spread: Tensor
 
-    def flat(self, count: int) -> "Task":
-        """Return the task with fewer training images."""
-        cut = {
-            n: getattr(self, n)[:count] for n in ("images", "labels", "marked", "flipped", "scenes")
-        }
-        masks = None if self.masks is None else self.masks[:count]
-        return replace(self, masks=masks, **cut)
+    @property
+    def square(self) -> Tensor:
+        """Where the square is, ``(1, 1, h, w)``."""
+        found = torch.zeros(1, 1, *self.images.shape[2:], dtype=torch.bool)
+        found[..., CORNER : CORNER + SQUARE, CORNER : CORNER + SQUARE] = True
+        return found
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return images as pixels from 0 to 1."""
+        return (images * self.spread + self.centre).clamp(0, 1)
+
+    def only(self, rows: Tensor) -> "Task":
+        """Return the task with some of its training images."""
+        names = ("images", "labels", "marked", "flipped", "scenes")
+        masks = None if self.masks is None else self.masks[rows]
+        return replace(self, masks=masks, **{name: getattr(self, name)[rows] for name in names})
 
 
-def shapes(seed: int, count: int = 4000, tests: int = 600) -> Task:
+def shapes(seed: int, count: int = 4000, tests: int = 1200) -> Task:
     """Return six shapes of random colour, size and place on a random background.
 
     Nine of ten circles carry a red square in a corner (the shortcut), and six of ten squares that
@@ -80,6 +99,11 @@ def shapes(seed: int, count: int = 4000, tests: int = 600) -> Task:
         groups=blue[count:].long(),
         scenes=blue[:count].long(),
         red=red,
+        shortcut=0,
+        confused=(1, 2),
+        classes=NAMES,
+        centre=torch.full((3, 1, 1), 0.5),
+        spread=torch.full((3, 1, 1), 0.25),
     )
 
 
@@ -88,10 +112,10 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels - 0.5) / 0.25
 
 
-def marked_with(images: Tensor, red: Tensor, side: int = SQUARE) -> Tensor:
+def marked_with(images: Tensor, red: Tensor) -> Tensor:
     """Return images with the square in their corner."""
     planted = images.clone()
-    planted[..., 2 : 2 + side, 2 : 2 + side] = red
+    planted[..., CORNER : CORNER + SQUARE, CORNER : CORNER + SQUARE] = red
     return planted
 
 

@@ -197,24 +197,37 @@ def test_shared_evidence_is_the_default_and_adds_up_to_the_influence(setting):
     assert (found.maps * scores.scores[:, :1, None].sign() >= 0).all()
 
 
-def test_shared_evidence_is_the_product_of_label_and_influence(setting):
+@pytest.mark.parametrize("agreement", [Additive(), InfluenceLRP()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("floor", [0.0, 1.0, 2.5])
+def test_shared_evidence_is_the_product_of_label_and_influence(setting, agreement, floor):
     case = setting("convolutions")
     f = function(case)
     label = ModelScalar(case.network, Margin(case.train.labels))
     evidence = LRP()(label, case.train.images).sum(dim=1).clamp(min=0)
-    agreeing = InfluenceLRP()(f, case.train.images).sum(dim=1)
+    agreeing = agreement(f, case.train.images).sum(dim=1).detach()
     with torch.no_grad():
         sign = f(case.train.images).sign().view(-1, 1, 1)
-    product = evidence * (sign * agreeing).clamp(min=0)
-    found = SharedEvidence(window=0)(f, case.train.images)[:, 0]
+    raised = evidence + floor * evidence.mean(dim=(1, 2), keepdim=True)
+    product = raised * (sign * agreeing).clamp(min=0)
+    method = SharedEvidence(window=0, floor=floor, agreement=agreement)
+    found = method(f, case.train.images)[:, 0]
     expected = product / product.sum(dim=(1, 2), keepdim=True)
     assert_equal(found / found.sum(dim=(1, 2), keepdim=True), expected)
+
+
+def test_the_default_is_the_additive_map_with_half_of_the_weight_left_to_it(setting):
+    method = SharedEvidence()
+    assert method.agreement == Additive()
+    assert method.floor == 1
+    case = setting("convolutions")
+    f = function(case)
+    assert 2 <= attribute(method, f, case.train.images).cost <= 4
 
 
 def test_the_window_averages_the_gate_and_not_the_evidence(setting):
     case = setting("convolutions")
     f = function(case)
-    sharp, wide = (SharedEvidence(window=w)(f, case.train.images)[:, 0] for w in (0, 1.0))
+    sharp, wide = (SharedEvidence(window=w, floor=0)(f, case.train.images)[:, 0] for w in (0, 1.0))
     label = ModelScalar(case.network, Margin(case.train.labels))
     evidence = LRP()(label, case.train.images).sum(dim=1).clamp(min=0)
     flat = [v.flatten(1).abs() / v.flatten(1).abs().sum(dim=1, keepdim=True) for v in (wide, sharp)]
@@ -235,7 +248,8 @@ def test_without_a_pixel_in_common_the_influence_is_still_shared_out(setting):
     gate = (scores.sign().view(-1, 1, 1) * agreeing).clamp(min=0)
     empty = (evidence * gate).sum(dim=(1, 2)) == 0
     assert empty.any()
-    found = SharedEvidence(window=0)(f, case.train.images)[:, 0]
+    method = SharedEvidence(window=0, floor=0, agreement=InfluenceLRP())
+    found = method(f, case.train.images)[:, 0]
     assert_equal(found.sum(dim=(1, 2)), scores)
     expected = scores.view(-1, 1, 1) * gate / gate.sum(dim=(1, 2), keepdim=True)
     assert_equal(found[empty], expected[empty])
@@ -250,7 +264,7 @@ def test_neutral_queries_close_the_gate_on_what_the_class_has_in_common(setting)
     for row, label in enumerate(case.train.labels.tolist()):
         rows = torch.tensor([row])
         own = kept.beyond(f.at(rows), label)
-        gate = InfluenceLRP()(own, case.train.images[rows]).sum(dim=1)
+        gate = Additive()(own, case.train.images[rows]).sum(dim=1)
         sign = float(scores.scores[row, 0].sign())
         assert (found[row][:, (sign * gate[0]) <= 0] == 0).all()
 
@@ -284,6 +298,9 @@ def test_maps_of_scores_of_features_are_input_x_gradient_by_default(setting):
     assert found.maps.abs().max() > 0
 
 
-def test_a_window_beyond_the_image_is_refused():
+def test_a_window_beyond_the_image_and_a_floor_below_zero_are_refused():
     with pytest.raises(SettingError, match="window"):
         SharedEvidence(window=1.5)
+    for floor in (-0.1, float("nan")):
+        with pytest.raises(SettingError, match="floor"):
+            SharedEvidence(floor=floor)
