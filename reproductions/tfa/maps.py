@@ -12,6 +12,7 @@ from whence.evaluation import random_order
 from whence.influence import Influence
 from whence.network import Network
 from whence.training_features import (
+    InfluenceLRP,
     Neutral,
     SharedEvidence,
     TrainingMap,
@@ -74,6 +75,13 @@ def makers(neutral: Neutral | None) -> dict[str, Maker]:
         hold_weights=True,
         reduction="signed",
         says="without what is common to the class",
+    )
+    chosen["shared-evidence, strict"] = TrainingMap(
+        name="shared-evidence, strict",
+        method=SharedEvidence(floor=0, agreement=InfluenceLRP()),
+        hold_weights=True,
+        reduction="signed",
+        says="without a floor under the evidence, and with the finer gate",
     )
     ours = {name: partial(shared, each) for name, each in chosen.items()}
     return {**ours, **{name: partial(ordinary, method) for name, method in BASELINES.items()}}
