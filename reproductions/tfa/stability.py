@@ -46,7 +46,7 @@ def stability(
         other = seen_by(task, models[name], queries, top, case)
         for query in queries.of("object"):
             rows = top[query]
-            here, there = (plain(c, query, rows) for c in (case, other))
+            here, there = (plain(c, query, rows, at) for at, c in enumerate((case, other)))
             for kind, values in here.items():
                 alike = MapStability()(torch.stack([values, there[kind]]))
                 own = found.setdefault(kind, {}).setdefault(name.split(":")[0], [])
@@ -68,11 +68,11 @@ def seen_by(task: Task, model: nn.Module, queries: Queries, top: Tensor, case: C
     )
 
 
-def plain(case: Case, query: int, rows: Tensor) -> dict[str, Tensor]:
-    """Return all maps but those that need more than one network."""
+def plain(case: Case, query: int, rows: Tensor, seed: int) -> dict[str, Tensor]:
+    """Return all maps but those of another network; the seed is that of the random order."""
     every = {k: make for k, make in makers(case.neutral).items() if "neutral" not in k}
     found = {name: make(case, query, rows) for name, make in every.items()}
-    found["random pixels"] = random_order(case.images[rows], seed=id(case) % 2**31)
+    found["random pixels"] = random_order(case.images[rows], seed=2 * query + seed)
     return found
 
 
