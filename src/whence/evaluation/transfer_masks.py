@@ -7,7 +7,7 @@ units: :math:`M \odot x + (1 - M) \odot \bar x` with a mask :math:`M` and a fill
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -189,9 +189,6 @@ def soft_masks(values: Attributions, scale: Scale = "maximum") -> tuple[Masks, T
     Raises:
         SettingError: If the values are no masks.
     """
-    if scale not in get_args(Scale):
-        msg = f"A map becomes a mask by one of {', '.join(get_args(Scale))}; got {scale!r}."
-        raise SettingError(msg)
     maps = values.detach().sum(dim=1, keepdim=True)
     finite = maps.isfinite().flatten(1).all(dim=1)
     maps = torch.where(finite[:, None, None, None], maps, torch.zeros_like(maps))
@@ -251,7 +248,9 @@ def random_smooth_masks(masks: Masks, indices: Labels, *, seed: int = 0) -> Mask
     return torch.empty_like(values).scatter_(1, order, values).view(masks.shape)
 
 
-def resampled_masks(masks: Masks, size: tuple[int, int], zoom: float = 1.0) -> Masks:
+def resampled_masks(
+    masks: Masks, size: tuple[int, int], zoom: float = 1.0
+) -> Float[Tensor, "b 1 rows columns"]:
     """Return masks of another size, as a network sees them that looks at more or less.
 
     Args:
