@@ -34,6 +34,7 @@ class Setup:
         rate: The highest learning rate.
         sizes: How many queries of each kind.
         needs: What of the shared data it needs; empty for data that are made here.
+        more: Makes more test images of the same kind, where they can be drawn.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Setup:
     rate: float = 4e-3
     sizes: Sizes
     needs: str = ""
+    more: Callable[[], Task] | None = None
 
     @property
     def title(self) -> str:
@@ -92,6 +94,7 @@ def setups() -> list[Setup]:
                 network=small(shown.lower(), 6, 32),
                 epochs=10,
                 sizes=Sizes(shortcut=8, object=10, harmful=6),
+                more=partial(shapes, seed + 50, count=2, tests=4000),
             )
             for shown in ("ReLU", "GELU")
         ]
@@ -208,7 +211,8 @@ def left_out(setup: Setup, out: Path) -> dict[str, Any]:
     """Training without harmful images."""
     task = setup.task()
     train = trainer(setup.network, epochs=setup.epochs, rate=setup.rate)
-    return without_images(task, setup.models(task, out)[1.0], train, setup.seed)
+    more = setup.more() if setup.more else None
+    return without_images(task, setup.models(task, out)[1.0], train, setup.seed, more)
 
 
 def painted_over(setup: Setup, out: Path) -> dict[str, Any]:

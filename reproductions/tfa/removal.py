@@ -15,7 +15,14 @@ from whence.attribution import LRP, Gradient
 from whence.core import Margin, Shuffled, TensorData
 from whence.evaluation import random_order
 from whence.evaluation.training_maps import precision_at
-from whence.influence import GradCos, Influence, RepresentationSimilarity, Scorer, influence
+from whence.influence import (
+    GradCos,
+    GradDot,
+    Influence,
+    RepresentationSimilarity,
+    Scorer,
+    influence,
+)
 from whence.network import Network
 from whence.training_features import map_named
 
@@ -49,17 +56,27 @@ def summed(task: Task, model: nn.Module, images: Tensor, label: int, scorer: Sco
     return scores.combined(torch.ones(len(images)))
 
 
-def without_images(task: Task, model: nn.Module, train: Train, seed: int) -> dict[str, Any]:
+def misled(task: Task, model: nn.Module) -> Tensor:
+    """Return the test images that are mistaken as the mislabelled training images are."""
+    if task.confused is None:
+        return task.tests[:0]
+    true, given = task.confused
+    return task.tests[(task.truths == true) & (predictions(model, task.tests) == given)]
+
+
+def without_images(
+    task: Task, model: nn.Module, train: Train, seed: int, more: Task | None = None
+) -> dict[str, Any]:
     """Return the share of errors that go when harmful images are left out of the training.
 
-    Half of the errors are used to find images, the other half to judge.
+    The errors on more test images judge, if there are any; else half of the errors are used to
+    find images, and the other half judges.
     """
     if task.confused is None:
         return {}
     true, given = task.confused
-    predicted = predictions(model, task.tests)
-    wrong = task.tests[(task.truths == true) & (predicted == given)]
-    used, judged = wrong[::2], wrong[1::2]
+    used = misled(task, model)
+    used, judged = (used[::2], used[1::2]) if more is None else (used, misled(more, model))
     count = int(task.flipped.sum())
     generator = torch.Generator().manual_seed(seed)
     same = (task.labels == given).nonzero()[:, 0]
@@ -68,7 +85,12 @@ def without_images(task: Task, model: nn.Module, train: Train, seed: int) -> dic
         "random images": torch.randperm(len(task.labels), generator=generator)[:count],
         "random images of the label": same[torch.randperm(len(same), generator=generator)[:count]],
     }
-    for name, scorer in (("Grad-Cos", GradCos()), ("features", RepresentationSimilarity())):
+    scorers: dict[str, Scorer] = {
+        "Grad-Cos": GradCos(),
+        "Grad-Dot": GradDot(),
+        "features": RepresentationSimilarity(),
+    }
+    for name, scorer in scorers.items():
         found = summed(task, model, used, given, scorer)
         arms[f"first by {name}"] = found.proponents(count).indices[0]
     arms["all mislabelled images"] = task.flipped.nonzero()[:, 0]

@@ -155,11 +155,11 @@ def removed(rows: Rows) -> list[str]:
     if not rows:
         return []
     said = (
-        "Half of the misled test images are the queries; images with the highest summed score for "
-        "the wrong label are left out, as many as are mislabelled, and the network is trained "
-        "again from the same start. Repaired: the other half's share that is then right. The "
-        "two-step baseline retrieves the same images; `features` is similarity of the last "
-        "features."
+        "Misled test images are the queries; the images with the highest summed score for the "
+        "wrong label are left out, as many as are mislabelled, and the network is trained again "
+        "from the same start. Repaired: the share of other misled test images (more drawn shapes; "
+        "of CIFAR-10 every second one) that is then right. The two-step baseline retrieves the "
+        "same images; `features` is similarity of the last features."
     )
     lines = ["", "## Harmful images, left out of the training", "", said]
     for row in rows:
