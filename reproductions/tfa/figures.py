@@ -24,19 +24,27 @@ COLOURS = {
     "2: Grad-CAM": "#8bc34a",
     "random pixels": "#9aa1ab",
 }
-CURVES = ("tfa", "shared-evidence", "2: saliency", "2: LRP", "2: input x gradient", "random pixels")
+CURVES = (
+    "tfa",
+    "shared-evidence",
+    "2: saliency",
+    "2: LRP",
+    "2: Grad-CAM",
+    "2: input x gradient",
+    "random pixels",
+)
 EXTRA = {"2: input x gradient": "#c2185b"}
 
 CHARTS = ("shortcut.svg", "insertion.svg", "smoothing.svg")
 GALLERIES = {
-    "shortcut": "planted-square.svg",
+    "shortcut": "shortcut-images.svg",
     "harmful": "harmful-examples.svg",
     "object": "objects.svg",
 }
 """Galleries of the drawn shapes; those of photographs stay in the build folder."""
 
 SAID = {
-    "shortcut": "A planted square: queries that fell for it, and clean ones for the same images",
+    "shortcut": "The shortcut: a query that fell for it, and one without it for the same image",
     "harmful": "Harmful examples: a misled query and the mislabelled image behind it",
     "object": "Correct queries and the training image with the highest score",
 }
@@ -89,7 +97,7 @@ def shortcut(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
             if measure == "T1 rank" and all(c is not None for c in cam):
                 values = {CAM: mean(cam), **values}
                 colours[CAM] = "#1c2026"
-            charts.append(bars(f"{measure.split()[0]}: {title.split(',')[0]}", values, colours))
+            charts.append(bars(f"{measure.split()[0]}: {short(title)}", values, colours))
     if not upper:
         return ""
     key = {CAM: "#1c2026", **COLOURS}
@@ -100,6 +108,11 @@ def shortcut(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
 
 
 CAM = "Grad-CAM on the test image"
+
+
+def short(title: str) -> str:
+    """Return a title that fits above a chart."""
+    return title.replace("with squares, ResNet-20", "with squares")
 
 
 def insertion(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
@@ -115,7 +128,7 @@ def insertion(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
                     colour = {**COLOURS, **EXTRA}[name]
                     points = list(zip(FRACTIONS, means, strict=True))
                     drawn.append(Line(points=points, colour=colour))
-            row.append(lines(title, drawn, FRACTIONS, f"pixels {end}"))
+            row.append(lines(short(title), drawn, FRACTIONS, f"pixels {end}"))
     key = {name: {**COLOURS, **EXTRA}[name] for name in CURVES}
     title = "Score of the training image with only its highest pixels (above), without them (below)"
     return sheet(title, charts, key)
@@ -144,7 +157,7 @@ def smoothing(rows: Sequence[dict[str, Any]]) -> str:
             points = [(sigma, level) for sigma in SIGMAS]
             drawn.append(Line(points=points, colour=COLOURS[name], dashed=True))
         title = row["cell"].removeprefix("ablation: ").split(", seed")[0]
-        charts.append(lines(title, drawn, SIGMAS, "sigma"))
+        charts.append(lines(short(title), drawn, SIGMAS, "sigma"))
     key = {f"tfa, n = {n}": c for n, c in shades["tfa"].items()}
     key |= {f"two-step saliency, n = {n}": c for n, c in shades["2: saliency"].items()}
     plain = ("tfa", "2: saliency", "shared-evidence")

@@ -16,7 +16,14 @@ from whence.display import data_uri, grey, overlay, png_bytes, symmetric_limit
 
 __all__ = ["SHOWN", "Picture", "gallery", "taken"]
 
-SHOWN = ("tfa", "shared-evidence", "2: saliency", "2: LRP", "2: Grad-CAM")
+SHOWN = (
+    "tfa",
+    "shared-evidence",
+    "shared-evidence, neutral",
+    "2: saliency",
+    "2: LRP",
+    "2: Grad-CAM",
+)
 """The maps that are drawn."""
 
 TILE, GAP, LEFT, TOP = 112, 8, 10, 54
@@ -73,7 +80,8 @@ def taken(
 
 def gallery(title: str, pictures: Sequence[Picture]) -> str:
     """Return a figure: a row for each picture, with the name of each column above."""
-    heads = ["test image", "Grad-CAM on it", "training image", *SHOWN]
+    names = [name for name in SHOWN if all(name in one.maps for one in pictures)]
+    heads = ["test image", "Grad-CAM on it", "training image", *names]
     width = 2 * LEFT + len(heads) * (TILE + GAP) - GAP
     height = TOP + len(pictures) * (TILE + 2 * GAP + 12)
     style = 'font-family="sans-serif" font-size="11" fill="#1c2026"'
@@ -83,13 +91,16 @@ def gallery(title: str, pictures: Sequence[Picture]) -> str:
         words(LEFT, 20, title, weight="bold"),
     ]
     for at, head in enumerate(heads):
-        parts.append(words(LEFT + at * (TILE + GAP), TOP - 8, head.removeprefix("2: ")))
-        if head.startswith("2: "):
-            parts.append(words(LEFT + at * (TILE + GAP), TOP - 20, "two-step", ink="#626a75"))
+        x = LEFT + at * (TILE + GAP)
+        said, _, more = head.removeprefix("2: ").partition(", ")
+        parts.append(words(x, TOP - 8, more or said))
+        above = "two-step" if head.startswith("2: ") else said if more else ""
+        if above:
+            parts.append(words(x, TOP - 20, above, ink="#626a75"))
     for number, one in enumerate(pictures):
         top = TOP + number * (TILE + 2 * GAP + 12)
         shown = [drawn(one.query), mapped(one.query, one.cam), drawn(one.image)]
-        shown += [mapped(one.image, one.maps[name]) for name in SHOWN]
+        shown += [mapped(one.image, one.maps[name]) for name in names]
         for at, content in enumerate(shown):
             parts.append(tile(LEFT + at * (TILE + GAP), top, content))
         below = top + TILE + 12

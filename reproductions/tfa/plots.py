@@ -121,14 +121,17 @@ def bars(title: str, values: Mapping[str, float], colours: Mapping[str, str]) ->
 def sheet(title: str, rows: Sequence[Sequence[Chart]], key: Mapping[str, str]) -> str:
     """Return a page of charts with a title and a key from words to colours."""
     wide = max(sum(chart.wide for chart in row) for row in rows)
-    top = 52.0
     parts = []
-    x = 14.0
+    x, y = 14.0, 38.0
     for name, colour in key.items():
         said = name.removesuffix(" (dashed)")
-        parts.append(through([(x, 38), (x + 18, 38)], colour, 3, dashed=said != name))
-        parts.append(words(x + 24, 42, said))
-        x += 38 + 6.6 * len(said)
+        needed = 38 + 6.0 * len(said)
+        if x > 14 and x + needed > wide:
+            x, y = 14.0, y + 16
+        parts.append(through([(x, y), (x + 18, y)], colour, 3, dashed=said != name))
+        parts.append(words(x + 24, y + 4, said))
+        x += needed
+    top = y + 14
     for row in rows:
         left = 0.0
         for chart in row:
@@ -136,7 +139,7 @@ def sheet(title: str, rows: Sequence[Sequence[Chart]], key: Mapping[str, str]) -
             parts += [*chart.parts, "</g>"]
             left += chart.wide
         top += max(chart.high for chart in row)
-    size = f"0 0 {max(wide, x):.0f} {top:.0f}"
+    size = f"0 0 {wide:.0f} {top:.0f}"
     style = f'font-family="sans-serif" font-size="11" fill="{INK}"'
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" {style}>',

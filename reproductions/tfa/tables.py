@@ -8,6 +8,8 @@ from torch import Tensor
 
 __all__ = [
     "JUDGED",
+    "KEPT",
+    "LOST",
     "against",
     "comparison",
     "groups_of",
@@ -29,6 +31,8 @@ MEASURES = (
     "T3 rank",
     "T3 mass",
     "T4 gap",
+    "T4 kept",
+    "T4 lost",
     "T5 rank",
     "T5 mass",
     "T6",
@@ -37,6 +41,9 @@ MEASURES = (
     "SGD T6",
 )
 """Higher is better in all of them."""
+
+KEPT, LOST = "T4 kept", "T4 lost"
+"""The parts of T4, from its curves: ``gap = kept + lost - 1``."""
 
 JUDGED = ("T1 rank", "T2 rank", "T3 rank", "T4 gap", "T5 rank", "T6")
 """Those that no sharpening of a map changes, one for each experiment."""
@@ -71,7 +78,17 @@ def names_of(rows: Rows) -> list[str]:
 
 def pooled(rows: Rows, name: str, measure: str) -> list[float]:
     """Return the values of a map over several cells."""
+    if measure == KEPT:
+        return [mean(c) for row in rows for c in curves(row, name, "kept")]
+    if measure == LOST:
+        return [1 - mean(c) for row in rows for c in curves(row, name, "gone")]
     return [v for row in rows for v in row["rows"].get(name, {}).get(measure, [])]
+
+
+def curves(row: Mapping[str, Any], name: str, end: str) -> list[list[float]]:
+    """Return the curves of a map, one for each pair."""
+    found: list[list[float]] = row.get("curves", {}).get(name, {}).get(end, [])
+    return found
 
 
 def table(title: str, rows: Rows) -> list[str]:
@@ -111,10 +128,10 @@ def comparison(rows: Rows, ours: str, measure: str) -> tuple[str, float, float, 
     return best, float(own.nanmean()), float(other.nanmean()), gap
 
 
-def against(title: str, rows: Rows, ours: str) -> list[str]:
+def against(title: str, rows: Rows, ours: str, measures: Sequence[str] = JUDGED) -> list[str]:
     """Return one line for each experiment: ours less the best two-step map, with an interval."""
     lines = []
-    for measure in JUDGED:
+    for measure in measures:
         found = comparison(rows, ours, measure)
         if found is None:
             continue
