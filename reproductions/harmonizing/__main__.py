@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from reproductions.harmonizing.cube import SETTINGS, cube
+from reproductions.harmonizing.cube import SETTINGS, STEPS, cube
 from reproductions.harmonizing.networks import NETWORKS
 from reproductions.harmonizing.report import section
 from reproductions.harmonizing.scenes import BUILD, CIFAR, DATA, DIGITS
@@ -49,7 +49,8 @@ where evaluators of one generator differ by at most 10 points. Intervals are 95 
 images, or Wilson's for one cell. Beside each stands what comes out when every image gets the mask
 of another image: what holds there as well says nothing about maps.
 
-Soundness Saliency: `{SETTINGS}`, fills drawn from 200 training images.
+Soundness Saliency: `{SETTINGS}`, {STEPS[DIGITS]} steps on digits and {STEPS[CIFAR]} on CIFAR-10,
+fills drawn from 200 training images.
 """
 
 

@@ -3,28 +3,35 @@
 import torch
 
 from reproductions.harmonizing.networks import NETWORKS
-from reproductions.harmonizing.scenes import BUILD, DIGITS, Scenes, canvases, scenes
+from reproductions.harmonizing.scenes import BUILD, CIFAR, DIGITS, Scenes, canvases, scenes
 from reproductions.harmonizing.training import trained
 from whence.core import Progress, TensorData, silent
 from whence.recipes.transfer import transfer
 from whence.recipes.transfer_networks import TransferNetwork
 from whence.results.transfer import TransferRecord
 
-__all__ = ["FILLS", "GRAD_CAM", "METHODS", "MODIFIED", "RELEASED", "cube", "folder"]
+__all__ = ["FILLS", "GRAD_CAM", "METHODS", "MODIFIED", "RELEASED", "cube", "folder", "methods"]
 
 MODIFIED, RELEASED, GRAD_CAM, PATHS = "SS modified", "SS original", "Grad-CAM", "IG"
-SETTINGS = "steps=120,draws=2,scale=2,rate=0.1"
+METHODS = (MODIFIED, RELEASED, GRAD_CAM, PATHS)
+STEPS = {DIGITS: 120, CIFAR: 80}
+SETTINGS = "draws=2,scale=2,rate=0.1"
 """Of Soundness Saliency. The release takes 2000 steps of 10 draws at half the rate."""
 
-METHODS = {
-    MODIFIED: f"ss-modified:{SETTINGS}",
-    RELEASED: f"ss-original:{SETTINGS}",
-    GRAD_CAM: "grad-cam",
-    PATHS: "integrated-gradients:steps=16",
-}
 FILLS = ("zero", "mean", "blur", "bank")
 BANK = 200
 """Training images from which fills are drawn."""
+
+
+def methods(dataset: str) -> dict[str, str]:
+    """Return the methods of a study, by what they are called."""
+    settings = f"steps={STEPS[dataset]},{SETTINGS}"
+    return {
+        MODIFIED: f"ss-modified:{settings}",
+        RELEASED: f"ss-original:{settings}",
+        GRAD_CAM: "grad-cam",
+        PATHS: "integrated-gradients:steps=16",
+    }
 
 
 def cube(dataset: str, progress: Progress = silent) -> TransferRecord:
@@ -52,7 +59,7 @@ def cube(dataset: str, progress: Progress = silent) -> TransferRecord:
     return transfer(
         networks,
         out=folder(dataset),
-        methods=METHODS,
+        methods=methods(dataset),
         fills=FILLS,
         masks=None if task.masks is None else task.masks.float(),
         batch_size=125,

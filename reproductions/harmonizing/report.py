@@ -68,7 +68,7 @@ class Seen:
     def correct(self, method: str, pair: Pair, shown: str, mask: str) -> torch.Tensor:
         """Return for each image whether the evaluator found its class, ``(n,)``."""
         generator, evaluator = (NETWORKS.index(name) for name in pair)
-        step = f"judged-{list(METHODS).index(method)}-{generator}-{evaluator}"
+        step = f"judged-{METHODS.index(method)}-{generator}-{evaluator}"
         arrays = self.work.load(step)
         fill = self.record.fills[0]
         place = arrays["keys"].tolist().index([shown, mask, fill])
