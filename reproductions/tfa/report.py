@@ -49,7 +49,7 @@ for the label. The floor that tells the default from `strict` was chosen on othe
 - **T1**: the shortcut on training images that carry it (the planted square; of scenes the
   background), for queries that fell for it: rank accuracy, mass over area share, pointing game.
 - **T2**: by how much T1 falls for a query of the same class without the shortcut, same training
-  images; a map that ignores the query gets 0.
+  images; a map that ignores the query gets 0. Alike: rank correlation of the maps for both.
 - **T3**: the object on the training images, for correct queries: rank accuracy, mass over area.
 - **T4**: the cosine of the training image in its highest pixels alone, less that without them;
   pixels are replaced by the image's own in another order and by noise. No map was made with

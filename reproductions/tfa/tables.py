@@ -22,12 +22,16 @@ __all__ = [
     "tally",
 ]
 
+ALIKE = "T2 alike"
+"""The rank correlation of the maps for both queries: neither high nor low is better by itself."""
+
 MEASURES = (
     "T1 rank",
     "T1 mass",
     "T1 hit",
     "T2 rank",
     "T2 mass",
+    ALIKE,
     "T3 rank",
     "T3 mass",
     "T4 gap",
@@ -40,7 +44,7 @@ MEASURES = (
     "step T6",
     "SGD T6",
 )
-"""Higher is better in all of them."""
+"""Higher is better in all others."""
 
 KEPT, LOST = "T4 kept", "T4 lost"
 """The parts of T4, from its curves: ``gap = kept + lost - 1``."""
@@ -111,7 +115,7 @@ def table(title: str, rows: Rows) -> list[str]:
             own = every[name]
             best = max(v for v in every.values() if v == v)  # noqa: PLR0124
             text = "" if own != own else f"{own:.3f}"  # noqa: PLR0124
-            cells.append(f"**{text}**" if own == best else text)
+            cells.append(f"**{text}**" if own == best and measure != ALIKE else text)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
