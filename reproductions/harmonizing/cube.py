@@ -18,7 +18,7 @@ STEPS = {DIGITS: 120, CIFAR: 80}
 SETTINGS = "draws=2,scale=2,rate=0.1"
 """Of Soundness Saliency. The release takes 2000 steps of 10 draws at half the rate."""
 
-FILLS = ("zero", "mean", "blur", "bank")
+FILLS = {DIGITS: ("zero", "mean", "blur", "bank"), CIFAR: ("zero", "blur", "bank")}
 BANK = 200
 """Training images from which fills are drawn."""
 
@@ -26,12 +26,14 @@ BANK = 200
 def methods(dataset: str) -> dict[str, str]:
     """Return the methods of a study, by what they are called."""
     settings = f"steps={STEPS[dataset]},{SETTINGS}"
-    return {
+    found = {
         MODIFIED: f"ss-modified:{settings}",
         RELEASED: f"ss-original:{settings}",
         GRAD_CAM: "grad-cam",
-        PATHS: "integrated-gradients:steps=16",
     }
+    if dataset == DIGITS:
+        found[PATHS] = "integrated-gradients:steps=16"
+    return found
 
 
 def cube(dataset: str, progress: Progress = silent) -> TransferRecord:
@@ -60,7 +62,7 @@ def cube(dataset: str, progress: Progress = silent) -> TransferRecord:
         networks,
         out=folder(dataset),
         methods=methods(dataset),
-        fills=FILLS,
+        fills=FILLS[dataset],
         masks=None if task.masks is None else task.masks.float(),
         batch_size=125,
         command="python -m reproductions.harmonizing",

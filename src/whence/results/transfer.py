@@ -236,7 +236,8 @@ class TransferWork:
         """
         path = self.folder / f"{step}.npz"
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            content = io.BytesIO(path.read_bytes())
+            with np.load(content, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             msg = f"{path} is damaged: {error}. Remove it, and the step is done again."
