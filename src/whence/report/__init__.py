@@ -7,11 +7,14 @@ from whence.report.page import (
     write_report,
 )
 from whence.report.strip import figure_png
+from whence.report.transfer import render_transfer, write_transfer
 
 __all__ = [
     "figure_png",
     "render_explanation",
     "render_report",
+    "render_transfer",
     "write_explanation",
     "write_report",
+    "write_transfer",
 ]

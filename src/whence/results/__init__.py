@@ -27,6 +27,15 @@ from whence.results.records import (
     SuspectLabel,
     TrainingImage,
 )
+from whence.results.transfer import (
+    IntervalRecord,
+    TransferMethod,
+    TransferNetworkCard,
+    TransferRecord,
+    TransferRow,
+    load_transfer,
+    save_transfer,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -34,6 +43,7 @@ __all__ = [
     "DatasetCard",
     "ExplanationRecord",
     "InfluenceRecord",
+    "IntervalRecord",
     "MapRecord",
     "ModelCard",
     "QueryRecord",
@@ -41,10 +51,16 @@ __all__ = [
     "RunCard",
     "SuspectLabel",
     "TrainingImage",
+    "TransferMethod",
+    "TransferNetworkCard",
+    "TransferRecord",
+    "TransferRow",
     "influence_table",
     "load_audit",
     "load_explanation",
+    "load_transfer",
     "new_folder",
     "save_audit",
     "save_explanation",
+    "save_transfer",
 ]
