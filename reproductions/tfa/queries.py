@@ -63,7 +63,7 @@ def queries_of(task: Task, model: nn.Module, sizes: Sizes) -> Queries:
         caught = (odd & (predicted != task.truths)).nonzero()[:, 0][: sizes.shortcut]
         rows = right.nonzero()[:, 0]
         pairs = [rows[predicted[rows] == k] for k in predicted[caught]]
-        taken = torch.stack([own[i % len(own)] for i, own in enumerate(pairs)])
+        taken = torch.tensor([int(own[i % len(own)]) for i, own in enumerate(pairs)]).long()
         found.append(("shortcut", task.tests[caught], predicted[caught]))
         found.append(("contrast", task.tests[taken], predicted[taken]))
     plain = right.nonzero()[:, 0]

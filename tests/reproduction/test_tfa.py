@@ -11,8 +11,8 @@ from reproductions.tfa.cells import cells
 from reproductions.tfa.costs import costs
 from reproductions.tfa.experiments import run
 from reproductions.tfa.figures import figures
-from reproductions.tfa.networks import convolutional
-from reproductions.tfa.queries import Sizes
+from reproductions.tfa.networks import convolutional, predictions
+from reproductions.tfa.queries import Sizes, queries_of
 from reproductions.tfa.removal import without_images, without_pixels
 from reproductions.tfa.report import report
 from reproductions.tfa.stability import stability
@@ -68,6 +68,21 @@ def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return convolutional("gelu", 6, (4, 6), {0, 1}).eval()
+
+
+def test_scenes_may_be_asked_about_objects_alone(task, model):
+    plain = replace(
+        task,
+        name="scenes",
+        shortcut=None,
+        confused=None,
+        truths=predictions(model, task.tests),
+        groups=torch.full_like(task.truths, -1),
+    )
+    for sizes, kinds in ((Sizes(object=2), ("object",) * 2), (Sizes(object=1), ("object",))):
+        asked = queries_of(plain, model, sizes)
+        assert asked.kinds == kinds
+        assert len(asked.images) == len(asked.labels) == len(kinds)
 
 
 @pytest.fixture(scope="module")
