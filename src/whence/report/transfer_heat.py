@@ -15,7 +15,7 @@ from whence.results.transfer import IntervalRecord, TransferRecord
 
 __all__ = ["heat_png", "heat_svg"]
 
-CELL, ROW, LABEL, GAP, MARGIN, HEAD = 62, 30, 96, 34, 22, 64
+CELL, ROW, LABEL, GAP, MARGIN = 62, 30, 96, 34, 22
 INK, FAINT, PAPER, EMPTY = "#1c2026", "#626a75", "#ffffff", "#eef0f2"
 SIZE, SMALL = 12, 11
 SHARPEST = 2
@@ -71,8 +71,15 @@ def colour_of(value: float) -> str:
 def drawn(record: TransferRecord) -> Drawing:
     """Return the drawing: for each kind of mask, accuracy and what it gains over shuffled masks."""
     drawing = Drawing()
-    top = float(MARGIN)
     fill = record.fills[0]
+    key = (
+        f"Rows: whose maps. Columns: who looks. Fill: {fill}.",
+        "In brackets: the interval holds 0.",
+    )
+    for line, text in enumerate(key):
+        place = MARGIN + 8 + 18 * line
+        drawing.words.append(Words(left=MARGIN, top=place, text=text, colour=FAINT, size=SMALL))
+    top = float(MARGIN + 54)
     for mask in record.masks:
         for title, gains in (
             (f"Accuracy on {mask} features, per cent", False),
