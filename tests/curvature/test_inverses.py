@@ -334,7 +334,7 @@ def test_the_root_of_a_second_moment_is_its_inverse_s_root(mixed):
     torch.testing.assert_close((root @ root)(projected)["a"], moment.inverse(0.1)(projected)["a"])
     singular = Gram()
     singular.update({"a": projected["a"][:2]})
-    with pytest.raises(NumericsError, match="a tenth of the mean eigenvalue"):
+    with pytest.raises(NumericsError, match="usual is"):
         singular.result().inverse_root(0.0)
     with pytest.raises(SettingError, match="damping"):
         moment.inverse_root(-1.0)

@@ -1,4 +1,5 @@
 from importlib.util import find_spec
+from inspect import signature
 
 import pytest
 import torch
@@ -17,16 +18,33 @@ from whence.curvature import (
 )
 from whence.errors import DataError, MismatchError, NumericsError, RecordError, SettingError
 from whence.gradients import Projection, Recorder, flat
+from whence.influence import fisher, fitting, solving
 from whence.influence.batches import training_images
-from whence.influence.fisher import (
-    datainf,
-    empirical_fisher,
-    projected_fisher,
-    projected_moment,
-)
-from whence.influence.fitting import ekfac, kfac, kronecker
-from whence.influence.solving import arnoldi, conjugate_gradient_inverse, explicit, lissa
+from whence.influence.fitting import kronecker
 from whence.network import Network
+
+
+def over(function):
+    """A fit that is given a recorder and data, in the place of the images that are chosen."""
+    own = signature(function).parameters
+
+    def fit(recorder, train, *more, images=None, generator=None, **settings):
+        passes = {
+            name: settings.pop(name) for name in ("batch_size", "progress") if name in settings
+        }
+        chosen = training_images(recorder, train, images=images, generator=generator, **passes)
+        if "generator" in own:
+            settings["generator"] = generator
+        return function(chosen, *more, **settings)
+
+    return fit
+
+
+kfac, ekfac = over(fitting.kfac), over(fitting.ekfac)
+datainf, empirical_fisher = over(fisher.datainf), over(fisher.empirical_fisher)
+projected_moment, projected_fisher = over(fisher.projected_moment), over(fisher.projected_fisher)
+conjugate_gradient_inverse = over(solving.conjugate_gradient_inverse)
+lissa, explicit, arnoldi = over(solving.lissa), over(solving.explicit), over(solving.arnoldi)
 
 
 class Small(nn.Module):
@@ -265,7 +283,7 @@ def test_a_projected_inverse_scores_as_trak_does(recorder, train, vectors):
     margins = recorder.record(train.images, Margin(train.labels))
     features, asked = flat(projector.project(margins)), flat(projector(vectors))
     kernel = features.T @ features / 12
-    damping = 0.1 * float(torch.linalg.eigvalsh(kernel).mean())
+    damping = float(torch.linalg.eigvalsh(kernel).sum()) * (1 / 12 + 1 / len(kernel))
     kernel = kernel + damping * torch.eye(len(kernel)).double()
     expected = features @ torch.linalg.solve(kernel, asked.T)
     operator = projected_fisher(recorder, train, projector, draws=Margins())

@@ -63,7 +63,8 @@ def test_trak_is_its_formula_on_projected_margins(setting, kind, damping):
     left, right = projected(case, space, training), projected(case, space, queries)
     assert left.shape[1] <= 400
     moment = left.T @ left / 9
-    chosen = 0.1 * float(moment.diagonal().mean()) if damping is None else damping
+    usual = float(moment.trace()) * (1 / 9 + 1 / len(moment))
+    chosen = usual if damping is None else damping
     expected = residuals[:, None] * kernel(left, right, moment, chosen)
     assert_equal(scores(case, TRAK(space=space, damping=damping)).scores, expected)
 

@@ -54,7 +54,7 @@ def test_settings_are_read_from_texts_by_the_type_of_their_field():
     ("name", "settings", "message"),
     [
         ("ekfac", {"dampning": "1"}, r"ekfac has no setting 'dampning'. Did you mean 'damping'\?"),
-        ("ekfac", {"damping": "much"}, "ekfac: damping takes float or none; got 'much'"),
+        ("ekfac", {"damping": "much"}, "ekfac: damping takes float or 'layer' or none; got 'much'"),
         ("lissa", {"depth": "1.5"}, "lissa: depth takes int; got '1.5'"),
         ("representation", {"measure": "angle"}, "takes 'cos', 'dot', 'l2'; got 'angle'"),
         ("trak", {"space.size": "4"}, "trak: space has no setting 'size'"),

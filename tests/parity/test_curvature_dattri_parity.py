@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from whence.core import Loss, TensorData
+from whence.curvature import TrainingImages
 from whence.gradients import Recorder
 from whence.influence.fisher import datainf
 from whence.influence.solving import explicit
@@ -58,14 +59,15 @@ def ours(subject, fit):
     """Inner products of loss gradients under an inverse, ``(n, q)``."""
     model, images, labels = subject
     recorder = Recorder(Network.read(model, images[:2]))
-    inverse = fit(recorder, TensorData(images=images[:12], labels=labels[:12]))
+    train = TensorData(images=images[:12], labels=labels[:12])
+    inverse = fit(TrainingImages(recorder=recorder, data=train))
     queries = recorder.record(images[12:], Loss(labels[12:])).materialise()
     return recorder.record(images[:12], Loss(labels[:12])).dot(inverse(queries))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_datainf_is_dattri_s(attributors, subject):
-    found = ours(subject, lambda r, t: datainf(r, t, damping=DAMPING))
+    found = ours(subject, lambda chosen: datainf(chosen, damping=DAMPING))
     expected = theirs(attributors, subject, "IFAttributorDataInf", regularization=DAMPING)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -73,6 +75,6 @@ def test_datainf_is_dattri_s(attributors, subject):
 @pytest.mark.filterwarnings("ignore")
 def test_the_explicit_influence_function_is_dattri_s(attributors, subject):
     """Both with the Hessian, damped enough to be positive."""
-    found = ours(subject, lambda r, t: explicit(r, t, damping=1.0, curvature="hessian"))
+    found = ours(subject, lambda chosen: explicit(chosen, damping=1.0, curvature="hessian"))
     expected = theirs(attributors, subject, "IFAttributorExplicit", regularization=1.0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

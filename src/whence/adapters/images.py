@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from whence.adapters.sniff import impostor
+from whence.core.sniff import impostor
 from whence.errors import ImageError
 
 __all__ = ["EXTENSIONS", "MAXIMUM_PIXELS", "decode_image", "is_image_name", "load_image"]

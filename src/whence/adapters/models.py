@@ -25,9 +25,9 @@ from whence.adapters.transformers import (
     transformers_classes,
     transformers_preprocessing,
 )
-from whence.adapters.weights import check_finite, count_classes, load_weights, read_weights
 from whence.core import check_logits, check_weights, logits_of
 from whence.errors import SettingError, ShapeError, TargetError, WeightsError, WhenceError
+from whence.network.weights import check_finite, count_classes, load_weights, read_weights
 
 __all__ = ["LoadedModel", "load_model"]
 

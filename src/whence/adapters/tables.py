@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from whence.adapters.preprocessing import Picture
-from whence.adapters.sniff import impostor
 from whence.core import fingerprint_tensor
+from whence.core.sniff import impostor
 from whence.errors import DataError
 
 __all__ = ["ArraySource", "array_source", "digits_arrays", "label_array", "read_npy", "read_npz"]

@@ -82,6 +82,12 @@ class KroneckerCurvature(Operator):
         biases = (layer.bias for layer in self.layers.values() if layer.bias is not None)
         return tuple(sorted([*self.layers, *biases, *self.rest]))
 
+    @property
+    def trace(self) -> float:
+        """The sum of all eigenvalues."""
+        every = [layer.values for layer in self.layers.values()] + list(self.rest.values())
+        return sum(float(values.double().sum()) for values in every)
+
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """Return the products, ``{name: (q, *shape)}``.
 

@@ -24,7 +24,7 @@ from whence.results.folder import write_whole
 
 __all__ = ["Provenance", "load_operator", "save_operator"]
 
-FORMAT = 1
+FORMAT = 2
 """Number of the file format."""
 
 Provenance = Mapping[str, str | int | float | bool | list[str] | None]
@@ -147,7 +147,8 @@ def encoded(operator: Operator) -> tuple[Facts, dict[str, Tensor]]:
             tensors = dict(operator.values)
             facts = {}
         case SecondMoment():
-            tensors, facts = {"matrix": operator.matrix}, {"sizes": dict(operator.sizes)}
+            tensors = {"matrix": operator.matrix}
+            facts = {"sizes": dict(operator.sizes), "count": operator.count}
         case InverseSecondMoment() | ExplicitInverse():
             tensors, facts = {"factor": operator.factor}, {"sizes": dict(operator.sizes)}
         case LowRank():

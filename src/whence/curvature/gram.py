@@ -25,10 +25,12 @@ class SecondMoment(Operator):
     Args:
         matrix: ``(k, k)``, double precision.
         sizes: Numbers per parameter, in the order of the matrix.
+        count: Images that it is the mean of, or as many of one weight as tell as much.
     """
 
     matrix: Tensor
     sizes: Mapping[str, int]
+    count: float
 
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """Return the products with vectors ``{name: (q, k)}``."""
@@ -37,14 +39,29 @@ class SecondMoment(Operator):
 
     @property
     def mean_eigenvalue(self) -> float:
-        """The mean of the eigenvalues: what a damping is compared with."""
+        """The mean of the eigenvalues."""
         return float(self.matrix.diagonal().mean())
+
+    @property
+    def usual_damping(self) -> float:
+        r"""What chance alone gives to a direction: the damping where none is given.
+
+        .. math:: \lambda = \Big(\frac1n + \frac1k\Big) \operatorname{tr} A
+                          = \Big(\frac1n + \frac1k\Big) E \lVert \phi \rVert^2
+
+        One of :math:`n` images alone gives its own direction :math:`\lVert \phi \rVert^2 / n`:
+        what is below that, no two images agree on. And a projection to :math:`k` numbers spreads
+        every gradient over all of them, :math:`\lVert \phi \rVert^2 / k` on each. It is the
+        mean eigenvalue where there are far more images than numbers. ``python -m
+        reproductions.lds.damping`` compares it with others on held-out retrainings.
+        """
+        return float(self.matrix.diagonal().sum()) * (1 / self.count + 1 / len(self.matrix))
 
     def inverse(self, damping: float) -> "InverseSecondMoment":
         r"""Return :math:`(A + \lambda I)^{-1}`; costs one factorisation, :math:`k^3 / 3`.
 
         Args:
-            damping: Lambda, 0 or more; a tenth of :attr:`mean_eigenvalue` is usual.
+            damping: Lambda, 0 or more; :attr:`usual_damping` is.
 
         Raises:
             NumericsError: If the damped matrix is not positive definite in double precision.
@@ -59,7 +76,7 @@ class SecondMoment(Operator):
             msg = (
                 f"The second moment of {size} numbers plus damping {damping:g} is not positive "
                 f"definite: fewer images than numbers, or numbers that are always zero. Give more "
-                f"damping; a tenth of the mean eigenvalue is {0.1 * self.mean_eigenvalue:.3g}."
+                f"damping; usual is {self.usual_damping:.3g}."
             )
             raise NumericsError(msg)
         return InverseSecondMoment(factor=factor, sizes=self.sizes)
@@ -71,7 +88,7 @@ class SecondMoment(Operator):
         cosine then compares directions in the metric of the inverse.
 
         Args:
-            damping: Lambda, 0 or more; a tenth of :attr:`mean_eigenvalue` is usual.
+            damping: Lambda, 0 or more; :attr:`usual_damping` is.
 
         Raises:
             NumericsError: If the damped matrix is not positive definite in double precision.
@@ -85,11 +102,11 @@ class SecondMoment(Operator):
             msg = (
                 f"The second moment of {len(damped)} numbers plus damping {damping:g} is not "
                 f"positive definite: its lowest eigenvalue is {float(values[0]):.3g}. Give more "
-                f"damping; a tenth of the mean eigenvalue is {0.1 * self.mean_eigenvalue:.3g}."
+                f"damping; usual is {self.usual_damping:.3g}."
             )
             raise NumericsError(msg)
         matrix = (vectors * damped.rsqrt()) @ vectors.T
-        return SecondMoment(matrix=matrix, sizes=self.sizes)
+        return SecondMoment(matrix=matrix, sizes=self.sizes, count=self.count)
 
     def mixed(self, other: "SecondMoment", weight: float) -> "SecondMoment":
         r"""Return :math:`w A + (1 - w) B`, of training gradients and of queries for example.
@@ -113,8 +130,11 @@ class SecondMoment(Operator):
             check_names(self.sizes, other.sizes)
             msg = f"Both need the same projection; got {self.sizes} and {other.sizes}."
             raise MismatchError(msg)
+        squares = weight**2 / self.count + (1 - weight) ** 2 / other.count
         return SecondMoment(
-            matrix=weight * self.matrix + (1 - weight) * other.matrix, sizes=self.sizes
+            matrix=weight * self.matrix + (1 - weight) * other.matrix,
+            sizes=self.sizes,
+            count=1 / squares,
         )
 
 
@@ -193,7 +213,9 @@ class Gram:
         if self.total is None:
             msg = "A second moment needs the gradient of at least one image; there was none."
             raise DataError(msg)
-        return SecondMoment(matrix=self.total / self.count, sizes=dict(self.sizes))
+        return SecondMoment(
+            matrix=self.total / self.count, sizes=dict(self.sizes), count=self.count
+        )
 
 
 def joined(vectors: Vectors, sizes: Mapping[str, int]) -> Tensor:

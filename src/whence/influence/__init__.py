@@ -14,6 +14,7 @@ from whence.influence.exact import (
 from whence.influence.execution import Execution, Route, plan
 from whence.influence.features import FeatureRecorder, RepresentationSimilarity, RepresenterPoints
 from whence.influence.members import Member
+from whence.influence.optimiser import second_moments
 from whence.influence.projected import TRAK, Projected, ProjectedFisher, TrackStar
 from whence.influence.query import QueryVectors, query_vectors
 from whence.influence.rank import Influence, Ranking, influence
@@ -69,5 +70,6 @@ __all__ = [
     "retrieve",
     "scorer_named",
     "search_gradients",
+    "second_moments",
     "self_influence",
 ]

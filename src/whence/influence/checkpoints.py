@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from torch import Tensor, nn
 
 from whence.errors import MismatchError, NumericsError, SettingError
 from whence.network import Network, rewrite
+from whence.network.weights import fit_names, read_weights
 
 __all__ = ["Checkpoint", "network_at"]
 
@@ -21,12 +23,15 @@ class Checkpoint:
     """Weights at one moment of training, or of another training run.
 
     Args:
-        weights: The model's state dict then; or a network that was read from another model.
+        weights: The model's state dict then, or a file of it (``.safetensors``, or of
+            ``torch.save``: nothing in it is run, and what wrappers put before names is removed);
+            or a network that was read from another model. A file is read when it is needed, and
+            not kept.
         learning_rate: The learning rate then. Scorers that add up training steps multiply by it;
             those that average models do not use it.
     """
 
-    weights: Mapping[str, Tensor] | Network
+    weights: Mapping[str, Tensor] | Network | str | Path
     learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
@@ -42,6 +47,7 @@ def network_at(network: Network, checkpoint: Checkpoint) -> Network:
     Raises:
         MismatchError: If the weights have other names or shapes than the network's.
         NumericsError: If a weight is NaN or infinite.
+        WeightsError: If a file cannot be read.
     """
     weights = checkpoint.weights
     if isinstance(weights, Network):
@@ -54,6 +60,8 @@ def network_at(network: Network, checkpoint: Checkpoint) -> Network:
         return weights
     graph, _ = rewrite.copied(network.graph)
     held = rewrite.attributes(network.module, graph)
+    if isinstance(weights, str | Path):
+        weights = fit_names(read_weights(Path(weights)), list(held))
     check_names(network, held, weights)
     parameters: dict[str, nn.Parameter] = {}
     for name, old in held.items():

@@ -5,19 +5,68 @@ first order, the change of the query's loss if an image were taken out of traini
 run to its end. The scorers differ in how the curvature :math:`H` is approximated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, final
+from pathlib import Path
+from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
 
 from whence.core import ImageData, Progress, Scalars, silent
-from whence.curvature import Draws, SampledLabels
+from whence.curvature import Draws, RandomSigns, TrainingImages
 from whence.errors import SettingError
 from whence.gradients import Operator, Recorder, Scaled
-from whence.influence.fitting import ekfac, kfac
+from whence.influence.batches import training_images
+from whence.influence.fitting import KroneckerDamping, ekfac, kfac
 from whence.influence.scoring import Output, Scorer, Scoring, WeightRule, asked, inverse_norm
 
-__all__ = ["EKFAC", "KFAC", "RelatIF"]
+__all__ = ["EKFAC", "KFAC", "Curved", "Inverse", "RelatIF", "curved_scoring"]
+
+Inverse = Callable[[TrainingImages, torch.Generator], Operator]
+"""Makes the inverse of a curvature over some images, with random numbers of its own."""
+
+
+@runtime_checkable
+class Curved(Protocol):
+    """What all influence functions are set to, whatever their curvature."""
+
+    @property
+    def images(self) -> int | None:
+        """Curvature of that many training images, drawn at random; of all if None."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the draw of images, and of all that is random in the curvature."""
+        ...
+
+    @property
+    def output(self) -> Output:
+        """What a score is the change of."""
+        ...
+
+
+def curved_scoring(
+    scorer: Curved,
+    inverse: Inverse,
+    recorder: Recorder,
+    train: ImageData,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> Scoring:
+    """Return the scoring of an influence function: gradients, with the inverse between them."""
+    generator = torch.Generator().manual_seed(scorer.seed)
+    chosen = training_images(
+        recorder,
+        train,
+        images=scorer.images,
+        generator=generator,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    operator = inverse(chosen, generator)
+    return Scoring(recorder=recorder, factors=asked(scorer.output), operator=operator)
 
 
 @final
@@ -32,10 +81,14 @@ class KFAC:
     Grad-Dot: one pass over the training data, and two eigendecompositions per layer.
 
     Args:
-        damping: Lambda, over 0; None for a tenth of each layer's mean eigenvalue.
-        draws: Of which gradients; one label drawn from the model per image by default.
+        damping: Lambda, over 0; None for a share of the curvature of one training image,
+            ``"layer"`` for a tenth of each layer's mean eigenvalue; see
+            :func:`~whence.influence.fitting.kronecker_damping`. Where the weight decay of the
+            training is known, give that.
+        draws: Of which gradients; all classes with random signs by default, which cost as much
+            as one label drawn from the model and have about half of its error.
         images: Fit on that many training images, drawn at random; all if None.
-        seed: Seed of labels and images.
+        seed: Seed of signs, labels and images.
         output: ``"margin"`` to ask for the change of the query's margin.
 
     References:
@@ -43,8 +96,8 @@ class KFAC:
         Curvature".
     """
 
-    damping: float | None = None
-    draws: Draws = field(default_factory=SampledLabels)
+    damping: KroneckerDamping = None
+    draws: Draws = field(default_factory=RandomSigns)
     images: int | None = None
     seed: int = 0
     output: Output = "loss"
@@ -63,17 +116,18 @@ class KFAC:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data for each draw."""
-        operator = kfac(
-            recorder,
-            train,
-            damping=self.damping,
-            draws=self.draws,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            return kfac(
+                chosen,
+                damping=self.damping,
+                draws=self.draws,
+                generator=generator,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final
@@ -82,8 +136,17 @@ class EKFAC:
     r"""Influence with an eigenvalue-corrected Kronecker-factored curvature (EK-FAC).
 
     K-FAC's eigenvectors, with the exact mean square of gradients along each as eigenvalue. Cost
-    beyond Grad-Dot: two passes over the training data, and two eigendecompositions per layer. The
-    arguments are those of :class:`KFAC`.
+    beyond Grad-Dot: two passes over the training data, and two eigendecompositions per layer.
+
+    Args:
+        damping: As of :class:`KFAC`.
+        draws: As of :class:`KFAC`.
+        images: As of :class:`KFAC`.
+        seed: As of :class:`KFAC`.
+        output: As of :class:`KFAC`.
+        cache: A file to keep the fit in, for one network: it is read where model, data and
+            settings are the same (the damping may change), and refused where they are not. A fit
+            that was interrupted goes on after its first pass.
 
     References:
         Grosse et al. (2023), "Studying Large Language Model Generalization with Influence
@@ -91,11 +154,12 @@ class EKFAC:
         a Kronecker-factored Eigenbasis".
     """
 
-    damping: float | None = None
-    draws: Draws = field(default_factory=SampledLabels)
+    damping: KroneckerDamping = None
+    draws: Draws = field(default_factory=RandomSigns)
     images: int | None = None
     seed: int = 0
     output: Output = "loss"
+    cache: str | Path | None = field(default=None, metadata={"recorded": False})
     name: str = "ekfac"
 
     def __post_init__(self) -> None:
@@ -111,17 +175,19 @@ class EKFAC:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; makes two passes over the training data for each draw."""
-        operator = ekfac(
-            recorder,
-            train,
-            damping=self.damping,
-            draws=self.draws,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            return ekfac(
+                chosen,
+                damping=self.damping,
+                draws=self.draws,
+                generator=generator,
+                cache=self.cache,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final

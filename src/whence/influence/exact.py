@@ -11,8 +11,9 @@ from typing import final
 import torch
 
 from whence.core import ImageData, Progress, silent
-from whence.curvature import CurvatureKind
+from whence.curvature import CurvatureKind, TrainingImages
 from whence.gradients import Operator, Recorder
+from whence.influence.curved import curved_scoring
 from whence.influence.fisher import datainf
 from whence.influence.fitting import ekfac
 from whence.influence.scoring import Output, Scoring, asked
@@ -71,31 +72,23 @@ class InfluenceFunction:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; the passes are made when there are queries."""
-        first: Operator | None = None
-        if self.preconditioned:
-            first = ekfac(
-                recorder,
-                train,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            first = None
+            if self.preconditioned:
+                first = ekfac(chosen, damping=self.damping, generator=generator)
+            return conjugate_gradient_inverse(
+                chosen,
                 damping=self.damping,
-                images=self.images,
-                generator=torch.Generator().manual_seed(self.seed),
-                batch_size=batch_size,
-                progress=progress,
+                curvature=self.curvature,
+                tolerance=self.tolerance,
+                iterations=self.iterations,
+                preconditioner=first,
             )
-        operator = conjugate_gradient_inverse(
-            recorder,
-            train,
-            damping=self.damping,
-            curvature=self.curvature,
-            tolerance=self.tolerance,
-            iterations=self.iterations,
-            preconditioner=first,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final
@@ -114,6 +107,7 @@ class LiSSA:
         depth: Steps.
         repeats: How many series are averaged.
         step_size: Training images per step.
+        images: Curvature of that many training images, drawn at random; of all if None.
         seed: Seed of the draws.
         output: ``"margin"`` to ask for the change of the query's margin.
 
@@ -128,6 +122,7 @@ class LiSSA:
     depth: int = 200
     repeats: int = 1
     step_size: int = 32
+    images: int | None = None
     seed: int = 0
     output: Output = "loss"
     name: str = "lissa"
@@ -145,20 +140,22 @@ class LiSSA:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; the steps are made when there are queries."""
-        operator = lissa(
-            recorder,
-            train,
-            damping=self.damping,
-            curvature=self.curvature,
-            scale=self.scale,
-            depth=self.depth,
-            repeats=self.repeats,
-            step_size=self.step_size,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            return lissa(
+                chosen,
+                damping=self.damping,
+                curvature=self.curvature,
+                scale=self.scale,
+                depth=self.depth,
+                repeats=self.repeats,
+                step_size=self.step_size,
+                generator=generator,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final
@@ -200,17 +197,18 @@ class ExplicitInfluence:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; forms the matrix and factorises it."""
-        operator = explicit(
-            recorder,
-            train,
-            damping=self.damping,
-            curvature=self.curvature,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            del generator
+            return explicit(
+                chosen,
+                damping=self.damping,
+                curvature=self.curvature,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final
@@ -259,19 +257,20 @@ class Arnoldi:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; makes a pass over the training data for each product."""
-        operator = arnoldi(
-            recorder,
-            train,
-            krylov=self.krylov,
-            rank=self.rank,
-            damping=self.damping,
-            curvature=self.curvature,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            return arnoldi(
+                chosen,
+                krylov=self.krylov,
+                rank=self.rank,
+                damping=self.damping,
+                curvature=self.curvature,
+                generator=generator,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
 @final
@@ -318,13 +317,14 @@ class DataInf:
         progress: Progress = silent,
     ) -> Scoring:
         """Return the scoring; makes a pass over the training data if no damping is given."""
-        operator = datainf(
-            recorder,
-            train,
-            damping=self.damping,
-            images=self.images,
-            generator=torch.Generator().manual_seed(self.seed),
-            batch_size=batch_size,
-            progress=progress,
+
+        def inverse(chosen: TrainingImages, generator: torch.Generator) -> Operator:
+            del generator
+            return datainf(
+                chosen,
+                damping=self.damping,
+            )
+
+        return curved_scoring(
+            self, inverse, recorder, train, batch_size=batch_size, progress=progress
         )
-        return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)

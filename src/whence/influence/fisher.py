@@ -2,11 +2,12 @@ r"""Fisher: inverses that are made of the gradients of the training images thems
 
 import torch
 
-from whence.core import ImageData, Progress, silent
 from whence.curvature import (
     DataInf,
+    Diagonal,
     Draws,
     Gram,
+    InverseSecondMoment,
     Sandwich,
     SecondMoment,
     TrainingImages,
@@ -19,68 +20,38 @@ from whence.curvature.datainf import layers_of
 from whence.curvature.passes import classes_of
 from whence.curvature.rows import as_rows, sizes_of
 from whence.errors import SettingError
-from whence.gradients import Projector, Recorder
-from whence.influence.batches import training_images
+from whence.gradients import Projector
 from whence.influence.solving import check_damping
 
-__all__ = ["datainf", "empirical_fisher", "projected_fisher", "projected_moment"]
+__all__ = ["datainf", "empirical_fisher", "inverse_of", "projected_fisher", "projected_moment"]
 
 
-def datainf(
-    recorder: Recorder,
-    train: ImageData,
-    *,
-    damping: float | None = None,
-    images: int | None = None,
-    generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
-) -> DataInf:
+def datainf(chosen: TrainingImages, *, damping: float | None = None) -> DataInf:
     """Return DataInf's inverse; every call of it is a pass over the images.
 
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images with labels.
+        chosen: The training images; see :func:`training_images`.
         damping: Lambda for every layer, over 0; None for a tenth of the mean square of each one's
             gradient, which costs a pass now.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
 
     Raises:
         DataError: If a training image has no label, or there is none.
         SettingError: If the damping is not over 0.
     """
     check_damping(damping)
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     chosen.check_labels()
     if damping is None:
         return DataInf(data=chosen, dampings=datainf_dampings(chosen))
-    return DataInf(data=chosen, dampings=dict.fromkeys(layers_of(recorder.names), damping))
+    return DataInf(data=chosen, dampings=dict.fromkeys(layers_of(chosen.recorder.names), damping))
 
 
 def empirical_fisher(
-    recorder: Recorder,
-    train: ImageData,
+    chosen: TrainingImages,
     *,
     damping: float,
     draws: Draws | None = None,
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
     memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> WoodburyInverse:
     r"""Return the inverse of the damped empirical Fisher matrix, exact, by Woodbury's identity.
 
@@ -88,30 +59,17 @@ def empirical_fisher(
     is linear in its parameters it is ridge regression in their features.
 
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images with labels.
+        chosen: The training images; see :func:`training_images`.
         damping: Lambda, over 0.
         draws: Which gradients; those of the labels' loss by default.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them, and labels.
-        batch_size: Images at a time; chosen by memory if None.
+        generator: Draws labels or signs; the same every time if None.
         memory: Bytes that the gradients may take.
-        progress: Told how far it is.
 
     Raises:
         SettingError: If the gradients do not fit into memory, or the damping is not over 0.
     """
     check_damping(damping)
     draws = TrueLabels() if draws is None else draws
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     check_gradients_fit(chosen, draws, memory)
     if draws.labelled:
         chosen.check_labels()
@@ -144,16 +102,13 @@ def check_gradients_fit(chosen: TrainingImages, draws: Draws, memory: int) -> No
 
 
 def projected_moment(
-    recorder: Recorder,
-    train: ImageData,
+    chosen: TrainingImages,
     projector: Projector,
     *,
     draws: Draws | None = None,
-    images: int | None = None,
+    scale: Diagonal | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
     memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> SecondMoment:
     r"""Return the second moment of projected gradients, :math:`\Phi^\top \Phi / n`.
 
@@ -161,16 +116,14 @@ def projected_moment(
     numbers in all.
 
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images; labels are needed only by draws that take them.
+        chosen: The training images; see :func:`training_images`.
         projector: How gradients are projected.
         draws: Which gradients; those of the labels' loss by default (the empirical Fisher
             matrix). Sampled labels give the Gauss-Newton matrix, margins what TRAK takes.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them, and labels.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch, and for the matrix.
-        progress: Told how far it is.
+        scale: What gradients are multiplied by before they are projected; they must then be
+            formed, which costs about a training step more.
+        generator: Draws labels or signs; the same every time if None.
+        memory: Bytes that the matrix and its factorisation may take.
 
     Raises:
         SettingError: If the matrix does not fit into memory.
@@ -184,73 +137,50 @@ def projected_moment(
             f"numbers per parameter, or choose fewer parameters."
         )
         raise SettingError(msg)
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     if draws.labelled:
         chosen.check_labels()
     numbers = chosen.numbers(draws, generator)
     gram, seen = Gram(), 0
     for batch in chosen.batches("projected fisher"):
         for gradients in chosen.draws(batch, draws, numbers):
-            gram.update(projector.project(gradients))
+            gram.update(
+                projector.project(gradients)
+                if scale is None
+                else projector(scale(gradients.materialise()))
+            )
         seen += len(batch.indices)
     gram.count = seen  # several draws of an image share its weight
     return gram.result()
 
 
-def projected_fisher(  # noqa: PLR0913 - keywords, each with a default
-    recorder: Recorder,
-    train: ImageData,
+def projected_fisher(
+    chosen: TrainingImages,
     projector: Projector,
     *,
     damping: float | None = None,
     draws: Draws | None = None,
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> Sandwich:
     r"""Return the inverse of a damped second moment in a projected space.
 
     .. math:: P^\top (\Phi^\top \Phi / n + \lambda I)^{-1} P
 
-    The arguments are those of :func:`projected_moment`.
-
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images; labels are needed only by draws that take them.
+        chosen: The training images; see :func:`training_images`.
         projector: How gradients are projected.
-        damping: Lambda, over 0; None for a tenth of the mean eigenvalue.
+        damping: Lambda, 0 or more; None for :attr:`SecondMoment.usual_damping`.
         draws: Which gradients; those of the labels' loss by default.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them, and labels.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch, and for the matrix.
-        progress: Told how far it is.
+        generator: Draws labels or signs; the same every time if None.
 
     Raises:
-        NumericsError: If the damped matrix is not positive definite; all gradients may be zero.
-        SettingError: If the matrix does not fit into memory, or the damping is not over 0.
+        NumericsError: If the damped matrix is not positive definite.
+        SettingError: If the matrix does not fit into memory, or the damping is below 0.
     """
-    check_damping(damping)
-    moment = projected_moment(
-        recorder,
-        train,
-        projector,
-        draws=draws,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
-    share = 0.1 * moment.mean_eigenvalue if damping is None else damping
-    return Sandwich(projector=projector, middle=moment.inverse(share))
+    check_damping(damping or None)  # none at all will do where there are more images
+    moment = projected_moment(chosen, projector, draws=draws, generator=generator)
+    return Sandwich(projector=projector, middle=inverse_of(moment, damping))
+
+
+def inverse_of(moment: SecondMoment, damping: float | None) -> InverseSecondMoment:
+    """Return the inverse of a damped second moment; of nothing, with a damping of 1."""
+    return moment.inverse((moment.usual_damping or 1.0) if damping is None else damping)

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import torch
 
-from whence.core import ImageData, Progress, silent
+from whence.core import Progress
 from whence.curvature import (
     Draws,
     EigenvalueCorrection,
     KroneckerCurvature,
     KroneckerFactors,
-    SampledLabels,
+    RandomSigns,
     TrainingImages,
     joined_biases,
     load_operator,
@@ -29,106 +29,100 @@ from whence.curvature import (
 )
 from whence.curvature.passes import seeded
 from whence.errors import MismatchError, RecordError
-from whence.gradients import Operator, Recorder
-from whence.influence.batches import training_images
+from whence.gradients import Operator
 from whence.influence.solving import check_damping
 
-__all__ = ["ekfac", "kfac", "kronecker"]
+__all__ = ["KroneckerDamping", "ekfac", "kfac", "kronecker", "kronecker_damping"]
+
+KroneckerDamping = float | Literal["layer"] | None
+"""Lambda; ``"layer"`` for a tenth of each layer's mean eigenvalue; None for the default."""
+
+SHARE = 0.03
+"""Damping by default, as a share of the mean curvature of one image."""
 
 
 def kfac(
-    recorder: Recorder,
-    train: ImageData,
+    chosen: TrainingImages,
     *,
-    damping: float | None = None,
+    damping: KroneckerDamping = None,
     draws: Draws | None = None,
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> KroneckerCurvature:
     r"""Return the inverse of K-FAC, :math:`(A \otimes S + \lambda I)^{-1}`.
 
     Cost: one pass over the images for each draw, and the eigenvectors of two matrices per layer.
 
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images; labels are needed only by draws that take them.
-        damping: Lambda, over 0; None for a tenth of each layer's mean eigenvalue.
-        draws: Which gradients; one sampled label per image by default.
-        images: Fit on that many images, drawn at random; all if None.
-        generator: For images and labels; the same numbers every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
+        chosen: The training images; see :func:`training_images`. Labels are needed only by draws
+            that take them.
+        damping: Lambda, over 0; None for a share of the curvature of one image, ``"layer"`` for a
+            tenth of each layer's mean eigenvalue: see :func:`kronecker_damping`.
+        draws: Which gradients; all classes with random signs by default.
+        generator: For labels or signs; the same numbers every time if None.
 
     Raises:
         DataError: If there is no usable training image.
         NumericsError: If an image or a gradient is NaN or infinite.
         SettingError: If the damping is not over 0.
     """
-    check_damping(damping)
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
-    return kronecker(chosen, draws=draws, generator=generator, eigenvalues="product").inverse(
-        damping
-    )
+    check_damping(None if damping == "layer" else damping)
+    found = kronecker(chosen, draws=draws, generator=generator, eigenvalues="product")
+    return found.inverse(kronecker_damping(found, len(chosen), damping))
 
 
-def ekfac(  # noqa: PLR0913 - keywords, each with a default
-    recorder: Recorder,
-    train: ImageData,
+def ekfac(
+    chosen: TrainingImages,
     *,
-    damping: float | None = None,
+    damping: KroneckerDamping = None,
     draws: Draws | None = None,
-    cache: str | Path | None = None,
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
+    cache: str | Path | None = None,
 ) -> KroneckerCurvature:
     """Return the inverse of EK-FAC: K-FAC's eigenvectors with exact eigenvalues between them.
 
     Cost: two passes over the images for each draw, and the eigenvectors of two matrices per layer.
-    The arguments are those of :func:`kfac`.
+    The arguments are those of :func:`kfac`, and:
 
     Args:
-        recorder: Records gradients for the chosen parameters.
-        train: Training images.
-        damping: Lambda, over 0; None for a tenth of each layer's mean eigenvalue.
-        draws: Which gradients; one sampled label per image by default.
+        chosen: The training images.
+        damping: Lambda.
+        draws: Which gradients.
+        generator: For labels or signs.
         cache: A file to keep the fit in. A fit of the same network, images and settings is read
             from it; a fit of anything else is refused. If a fit is interrupted, its first pass is
-            kept beside it.
-        images: Fit on that many images, drawn at random; all if None.
-        generator: For images and labels; the same numbers every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
+            kept beside it. The damping may change: it is added to what is read.
 
     Raises:
         MismatchError: If the file holds a fit of something else.
     """
-    check_damping(damping)
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
-    return kronecker(chosen, draws=draws, generator=generator, cache=cache).inverse(damping)
+    check_damping(None if damping == "layer" else damping)
+    found = kronecker(chosen, draws=draws, generator=generator, cache=cache)
+    return found.inverse(kronecker_damping(found, len(chosen), damping))
+
+
+def kronecker_damping(
+    curvature: KroneckerCurvature, images: int, damping: KroneckerDamping
+) -> float | None:
+    r"""Return the damping of a Kronecker curvature as its inverse takes it.
+
+    .. math:: \lambda = \frac{c}{n} \operatorname{tr} H , \qquad c = 0.03
+
+    :math:`\operatorname{tr} H / n` is the mean curvature that one of the :math:`n` images adds to
+    the mean of all. The share :math:`c` was found on retrainings (``python -m
+    reproductions.lds.damping``), where the best damping is near the weight decay of the training:
+    if that is known, give it.
+
+    Args:
+        curvature: The fit.
+        images: How many it is of.
+        damping: A number, which is returned; None for the above; ``"layer"`` for a tenth of
+            each layer's mean eigenvalue, as other libraries have it.
+    """
+    if damping == "layer":
+        return None
+    if damping is not None:
+        return damping
+    return SHARE * curvature.trace / images or None
 
 
 def kronecker(
@@ -143,12 +137,12 @@ def kronecker(
 
     Args:
         chosen: The training images; see :func:`training_images`.
-        draws: Which gradients; one sampled label per image by default.
-        generator: For labels; the same numbers every time if None.
+        draws: Which gradients; all classes with random signs by default.
+        generator: For labels or signs; the same numbers every time if None.
         eigenvalues: ``"corrected"`` for EK-FAC, ``"product"`` for K-FAC.
         cache: A file to keep the fit in.
     """
-    draws = SampledLabels() if draws is None else draws
+    draws = RandomSigns() if draws is None else draws
     if draws.labelled:
         chosen.check_labels()
     generator = seeded() if generator is None else generator

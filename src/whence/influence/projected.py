@@ -9,27 +9,34 @@ be inverted. The score stays an inner product of gradients in full, with
 and its training-feature maps are those of any other scorer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
+
+from torch import Tensor
 
 from whence.core import ImageData, Margin, Progress, silent
 from whence.curvature import (
     Draws,
-    InverseSecondMoment,
     Margins,
     RandomSigns,
     Sandwich,
-    SecondMoment,
 )
 from whence.errors import SettingError
-from whence.gradients import DirectBlock, ExampleGradients, Projection, Projector, Recorder
-from whence.influence.fisher import projected_moment
+from whence.gradients import (
+    DirectBlock,
+    ExampleGradients,
+    Operator,
+    Projection,
+    Projector,
+    Recorder,
+)
+from whence.influence.batches import training_images
+from whence.influence.fisher import inverse_of, projected_fisher, projected_moment
+from whence.influence.optimiser import preconditioner_of
 from whence.influence.scoring import Output, Scoring, asked, inverse_norm, one
 
 __all__ = ["TRAK", "Projected", "ProjectedFisher", "TrackStar", "projector_for"]
-
-HEURISTIC = 0.1
-"""Damping where none is given, as a share of the mean eigenvalue."""
 
 
 @final
@@ -79,7 +86,8 @@ class TRAK:
 
     Args:
         space: Where the matrix is inverted.
-        damping: Lambda; None for a tenth of the matrix's mean eigenvalue.
+        damping: Lambda; None for what chance alone gives a direction, see
+            :attr:`~whence.curvature.SecondMoment.usual_damping`.
 
     References:
         Park et al. (2023), "TRAK: Attributing Model Behavior at Scale", equations 13 and 17.
@@ -99,10 +107,8 @@ class TRAK:
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data."""
         projector = projector_for(recorder, self.space)
-        moment = projected_moment(
-            recorder, train, projector, draws=Margins(), batch_size=batch_size, progress=progress
-        )
-        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
+        chosen = training_images(recorder, train, batch_size=batch_size, progress=progress)
+        operator = projected_fisher(chosen, projector, damping=self.damping, draws=Margins())
         return Scoring(recorder=recorder, factors=one, operator=operator, ensemble="pooled")
 
 
@@ -122,7 +128,8 @@ class ProjectedFisher:
         space: Where the matrix is inverted.
         draws: ``RandomSigns()`` or ``SampledLabels()`` for the Gauss-Newton matrix,
             ``TrueLabels()`` for the empirical Fisher matrix.
-        damping: Lambda; None for a tenth of the matrix's mean eigenvalue.
+        damping: Lambda; None for what chance alone gives a direction, see
+            :attr:`~whence.curvature.SecondMoment.usual_damping`.
         output: ``"margin"`` to ask for the change of the query's margin.
 
     References:
@@ -149,10 +156,8 @@ class ProjectedFisher:
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data."""
         projector = projector_for(recorder, self.space)
-        moment = projected_moment(
-            recorder, train, projector, draws=self.draws, batch_size=batch_size, progress=progress
-        )
-        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
+        chosen = training_images(recorder, train, batch_size=batch_size, progress=progress)
+        operator = projected_fisher(chosen, projector, damping=self.damping, draws=self.draws)
         return Scoring(recorder=recorder, factors=asked(self.output), operator=operator)
 
 
@@ -161,8 +166,11 @@ class ProjectedFisher:
 class TrackStar:
     r"""Cosines of projected gradients, after both have been preconditioned.
 
-    .. math:: S = \cos\big(R^{-1/2} P \nabla \ell_i,\; R^{-1/2} P \nabla \ell_q\big), \qquad
+    .. math:: S = \cos\big(R^{-1/2} P V^{-1/2} \nabla \ell_i,\;
+                            R^{-1/2} P V^{-1/2} \nabla \ell_q\big), \qquad
               R = \alpha R_\mathrm{train} + (1 - \alpha) R_\mathrm{reference} + \lambda I
+
+    with :math:`V` an optimiser's second moments, where they are given.
 
     The matrices are second moments of projected loss gradients; mixing in those of the kind of
     data that is asked about takes away what is common to all of them. Lengths are taken after
@@ -173,17 +181,23 @@ class TrackStar:
         reference: Labelled images of the kind that is asked about; None for the training images
             alone.
         mix: The share alpha of the training images' matrix.
-        damping: Lambda; None for a tenth of the mixture's mean eigenvalue.
+        damping: Lambda; None for what chance alone gives a direction, see
+            :attr:`~whence.curvature.SecondMoment.usual_damping`.
+        second_moment: Running second moments of the training's gradients by parameter, such as
+            :func:`~whence.influence.second_moments` takes from Adam's state: gradients are divided
+            by their roots first, as the optimiser did. Gradients must then be formed, which costs
+            about a training step more. None to leave them as they are.
 
     References:
         Chang et al. (2025), "Scalable Influence and Fact Tracing for Large Language Model
-        Pretraining" (TrackStar); without its scaling by an optimiser's state.
+        Pretraining" (TrackStar), section 3.
     """
 
     space: Projected = field(default_factory=Projected)
     reference: ImageData | None = None
     mix: float = 0.9
     damping: float | None = None
+    second_moment: Mapping[str, Tensor] | None = field(default=None, repr=False)
     name: str = "trackstar"
 
     def __post_init__(self) -> None:
@@ -202,15 +216,24 @@ class TrackStar:
     ) -> Scoring:
         """Return the scoring; makes one pass over the training data, and one over the others."""
         projector = projector_for(recorder, self.space)
-        parts = [
-            projected_moment(recorder, data, projector, batch_size=batch_size, progress=progress)
+        scale = (
+            None
+            if self.second_moment is None
+            else preconditioner_of(self.second_moment, recorder.names)
+        )
+        moment, *others = [
+            projected_moment(
+                training_images(recorder, data, batch_size=batch_size, progress=progress),
+                projector,
+                scale=scale,
+            )
             for data in ([train] if self.reference is None else [train, self.reference])
         ]
-        mixed = parts[0].matrix
-        if self.reference is not None:
-            mixed = self.mix * mixed + (1 - self.mix) * parts[1].matrix
-        moment = SecondMoment(matrix=mixed, sizes=parts[0].sizes)
-        operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
+        for other in others:
+            moment = moment.mixed(other, self.mix)
+        operator: Operator = Sandwich(projector=projector, middle=inverse_of(moment, self.damping))
+        if scale is not None:
+            operator = scale @ operator @ scale
         return Scoring(
             recorder=recorder,
             factors=inverse_norm,
@@ -247,9 +270,3 @@ def share(sizes: list[int], total: int) -> int:
         else:
             high = middle - 1
     return low
-
-
-def inverse_of(moment: SecondMoment, damping: float | None) -> InverseSecondMoment:
-    """Return the inverse of a damped second moment; of nothing, with a damping of 1."""
-    share = HEURISTIC * moment.mean_eigenvalue or 1.0
-    return moment.inverse(share if damping is None else damping)

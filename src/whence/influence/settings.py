@@ -4,6 +4,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from whence.errors import SettingError
@@ -48,13 +49,16 @@ def with_settings(value: Value, settings: Mapping[str, str], where: str) -> Valu
 
 
 def plain_settings(value: object) -> dict[str, Any]:
-    """Return the settings that are numbers, texts or truths; those of inner values by a dot."""
+    """Return the settings that are numbers, texts or truths; those of inner values by a dot.
+
+    Not those whose field says ``{"recorded": False}``: where a file lies is no property of a score.
+    """
     found: dict[str, Any] = {}
     if not is_dataclass(value):
         return found
     for field in fields(value):
         held = getattr(value, field.name)
-        if field.name == "name":
+        if field.name == "name" or not field.metadata.get("recorded", True):
             continue
         if isinstance(held, PLAIN):
             found[field.name] = held
@@ -82,12 +86,12 @@ def options(hint: object) -> tuple[Any, ...]:
 
 def can_read(option: object) -> bool:
     """Return whether a text can be read as this type."""
-    return option in PLAIN or get_origin(option) is Literal
+    return option in (*PLAIN, Path) or get_origin(option) is Literal
 
 
 def read(text: str, hint: object, where: str) -> object:
     """Return a text as the type that a field has."""
-    for option in options(hint):
+    for option in sorted(options(hint), key=lambda option: option is not type(None)):
         if get_origin(option) is Literal and text in get_args(option):
             return text
         if option is type(None) and text.lower() == "none":
@@ -99,8 +103,8 @@ def read(text: str, hint: object, where: str) -> object:
                 return option(text)
             except ValueError:
                 continue
-        if option is str:
-            return text
+        if option in (str, Path):
+            return option(text)
     spelled = " or ".join(
         ", ".join(map(repr, get_args(o)))
         if get_origin(o) is Literal

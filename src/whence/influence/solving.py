@@ -6,7 +6,6 @@ No factors are fitted: the work is done when the inverse is applied, by passes o
 import torch
 from torch import Tensor
 
-from whence.core import ImageData, Progress, silent
 from whence.curvature import (
     ConjugateGradient,
     CurvatureKind,
@@ -22,8 +21,7 @@ from whence.curvature import (
 from whence.curvature.passes import TrainingImages, seeded
 from whence.curvature.rows import sizes_of
 from whence.errors import SettingError
-from whence.gradients import Operator, Recorder
-from whence.influence.batches import training_images
+from whence.gradients import Operator
 
 __all__ = ["arnoldi", "check_damping", "conjugate_gradient_inverse", "explicit", "lissa"]
 
@@ -34,20 +32,14 @@ PROBES = 4
 """Random sets of images on which LiSSA's scale is found."""
 
 
-def conjugate_gradient_inverse(  # noqa: PLR0913 - keywords, each with a default
-    recorder: Recorder,
-    train: ImageData,
+def conjugate_gradient_inverse(
+    chosen: TrainingImages,
     *,
     damping: float = 1e-2,
     curvature: CurvatureKind = "gauss-newton",
     tolerance: float = 1e-3,
     iterations: int = 50,
     preconditioner: Operator | None = None,
-    images: int | None = None,
-    generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> ConjugateGradient:
     """Return the inverse of the damped curvature by conjugate gradients.
 
@@ -55,45 +47,29 @@ def conjugate_gradient_inverse(  # noqa: PLR0913 - keywords, each with a default
     that were reached.
 
     Args:
-        recorder: Says which parameters, of which network.
-        train: Training images; the Hessian needs labels.
+        chosen: The training images; see :func:`training_images`.
         damping: Lambda, over 0.
         curvature: ``"gauss-newton"`` or ``"hessian"`` of the cross-entropy.
         tolerance: The relative residual at which a system is solved.
         iterations: Passes at most.
         preconditioner: About the inverse, positive: that of :func:`ekfac` saves iterations.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them; the same every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
 
     Raises:
         DataError: If there is no training image, or the Hessian's labels are missing.
         SettingError: If a setting is out of range.
     """
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     return ConjugateGradient(
         operator=product_of(chosen, curvature),
         damping=damping,
         tolerance=tolerance,
         iterations=iterations,
         preconditioner=preconditioner,
-        progress=progress,
+        progress=chosen.progress,
     )
 
 
-def lissa(  # noqa: PLR0913 - keywords, each with a default
-    recorder: Recorder,
-    train: ImageData,
+def lissa(
+    chosen: TrainingImages,
     *,
     damping: float = 1e-2,
     curvature: CurvatureKind = "gauss-newton",
@@ -101,11 +77,7 @@ def lissa(  # noqa: PLR0913 - keywords, each with a default
     depth: int = 200,
     repeats: int = 1,
     step_size: int = 32,
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> Lissa:
     r"""Return the inverse of the damped curvature by a stochastic series (LiSSA).
 
@@ -114,8 +86,7 @@ def lissa(  # noqa: PLR0913 - keywords, each with a default
     the damping, many steps are needed.
 
     Args:
-        recorder: Says which parameters, of which network.
-        train: Training images; the Hessian needs labels.
+        chosen: The training images; see :func:`training_images`.
         damping: Lambda, over 0.
         curvature: ``"gauss-newton"`` or ``"hessian"`` of the cross-entropy.
         scale: ``s``, over half of the largest eigenvalue of every step's curvature; None to take
@@ -123,11 +94,7 @@ def lissa(  # noqa: PLR0913 - keywords, each with a default
         depth: Steps.
         repeats: How many series are averaged.
         step_size: Images per step.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them, and those of every step; the same every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
+        generator: Draws the images of every step; the same every time if None.
 
     Raises:
         DataError: If there is no training image, or the Hessian's labels are missing.
@@ -139,15 +106,6 @@ def lissa(  # noqa: PLR0913 - keywords, each with a default
             msg = f"{name} must be at least 1; got {value}."
             raise SettingError(msg)
     generator = seeded() if generator is None else generator
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     operator = product_of(chosen, curvature)
     rounds = [
         [drawn_places(chosen, step_size, generator) for _ in range(depth)] for _ in range(repeats)
@@ -157,100 +115,64 @@ def lissa(  # noqa: PLR0913 - keywords, each with a default
         sets = [drawn_places(chosen, step_size, generator) for _ in range(PROBES)]
         top = max(largest_eigenvalue(operator.at(places), start) for places in sets)
         scale = HEADROOM * top + damping
-    return Lissa(operator=operator, steps=rounds, damping=damping, scale=scale, progress=progress)
+    return Lissa(
+        operator=operator, steps=rounds, damping=damping, scale=scale, progress=chosen.progress
+    )
 
 
 def explicit(
-    recorder: Recorder,
-    train: ImageData,
+    chosen: TrainingImages,
     *,
     damping: float = 1e-2,
     curvature: CurvatureKind = "gauss-newton",
-    images: int | None = None,
-    generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> ExplicitInverse:
     """Return the inverse of the damped curvature, formed as a matrix: at most 10 000 parameters.
 
     Exact: the others are tested against it.
 
     Args:
-        recorder: Says which parameters, of which network.
-        train: Training images; the Hessian needs labels.
+        chosen: The training images; see :func:`training_images`.
         damping: Lambda, over 0.
         curvature: ``"gauss-newton"`` or ``"hessian"`` of the cross-entropy.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them; the same every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
 
     Raises:
         NumericsError: If the damped matrix is not positive definite.
         SettingError: If there are too many parameters.
     """
     check_damping(damping)
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     like = random_vector(chosen, seeded())
     matrix = dense_matrix(product_of(chosen, curvature), like)
     return explicit_inverse(matrix, damping, sizes_of(like))
 
 
-def arnoldi(  # noqa: PLR0913 - keywords, each with a default
-    recorder: Recorder,
-    train: ImageData,
+def arnoldi(
+    chosen: TrainingImages,
     *,
     krylov: int = 50,
     rank: int = 20,
     damping: float = 0.0,
     curvature: CurvatureKind = "gauss-newton",
-    images: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int | None = None,
-    memory: int = 2 * 2**30,
-    progress: Progress = silent,
 ) -> LowRank:
     """Return the inverse of the curvature on its largest eigenvalues; zero on the rest.
 
     Args:
-        recorder: Says which parameters, of which network.
-        train: Training images; the Hessian needs labels.
+        chosen: The training images; see :func:`training_images`.
         krylov: Products with the curvature, each a pass over the images; their vectors are kept.
         rank: Eigenvalues to keep, of largest magnitude.
         damping: Lambda, 0 or more.
         curvature: ``"gauss-newton"`` or ``"hessian"`` of the cross-entropy.
-        images: Take that many images, drawn at random; all if None.
-        generator: Draws them, and the first vector; the same every time if None.
-        batch_size: Images at a time; chosen by memory if None.
-        memory: Bytes for what is recorded of a batch.
-        progress: Told how far it is.
+        generator: Draws the first vector; the same every time if None.
 
     Raises:
         NumericsError: If the curvature is zero, or a damped eigenvalue is.
         SettingError: If a setting is out of range.
     """
     generator = seeded() if generator is None else generator
-    chosen = training_images(
-        recorder,
-        train,
-        images=images,
-        generator=generator,
-        batch_size=batch_size,
-        memory=memory,
-        progress=progress,
-    )
     start = random_vector(chosen, generator)
-    found = ritz(product_of(chosen, curvature), start, krylov=krylov, rank=rank, progress=progress)
+    found = ritz(
+        product_of(chosen, curvature), start, krylov=krylov, rank=rank, progress=chosen.progress
+    )
     return found.inverse(damping)
 
 
@@ -283,6 +205,6 @@ def check_damping(damping: float | None) -> None:
     if damping is not None and not 0 < damping < float("inf"):
         msg = (
             f"The inverse of a curvature needs a damping over 0, and finite; got {damping}. Give "
-            f"None for a tenth of the mean eigenvalue."
+            f"none for one that is made of the curvature."
         )
         raise SettingError(msg)

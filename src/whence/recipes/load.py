@@ -18,9 +18,9 @@ from whence.adapters.models import outputs
 from whence.adapters.streamed import PictureData
 from whence.adapters.timm import build_timm, timm_preprocessing
 from whence.adapters.torchvision import build_torchvision, torchvision_preprocessing
-from whence.adapters.weights import fit_names, read_weights
 from whence.errors import DataError, SettingError
 from whence.influence import Checkpoint
+from whence.network.weights import fit_names, read_weights
 from whence.recipes.cards import class_names
 
 __all__ = [

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from whence.adapters.sniff import impostor
+from whence.core.sniff import impostor
 from whence.errors import NumericsError, WeightsError
 
 __all__ = ["check_finite", "count_classes", "fit_names", "load_weights", "read_weights"]
@@ -83,9 +85,6 @@ def check_file(path: Path) -> None:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

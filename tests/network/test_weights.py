@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from whence.adapters.weights import count_classes, fit_names, load_weights, read_weights
 from whence.errors import NumericsError, WeightsError
+from whence.network.weights import count_classes, fit_names, load_weights, read_weights
 
 
 def net(classes=3):
