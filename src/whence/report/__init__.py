@@ -1,5 +1,6 @@
 """A result as one self-contained HTML file: no network, no other files. Needs no torch."""
 
+from whence.report.evaluation import render_evaluation, write_evaluation
 from whence.report.page import (
     render_explanation,
     render_report,
@@ -11,9 +12,11 @@ from whence.report.transfer import render_transfer, write_transfer
 
 __all__ = [
     "figure_png",
+    "render_evaluation",
     "render_explanation",
     "render_report",
     "render_transfer",
+    "write_evaluation",
     "write_explanation",
     "write_report",
     "write_transfer",

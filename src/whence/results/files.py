@@ -26,8 +26,10 @@ __all__ = [
     "influence_table",
     "load_audit",
     "load_explanation",
+    "read_record",
     "save_audit",
     "save_explanation",
+    "write_record",
 ]
 
 _ARRAYS = "arrays.npz"
@@ -53,7 +55,7 @@ def save_audit(record: AuditRecord, folder: str | Path) -> None:
     target = _prepare(folder)
     table = influence_table(record).encode("utf-8", "backslashreplace")
     write_whole(target / "influences.csv", table)
-    _write(record, target, "audit")
+    write_record(record, target, "audit")
 
 
 def load_audit(folder: str | Path) -> AuditRecord:
@@ -62,7 +64,7 @@ def load_audit(folder: str | Path) -> AuditRecord:
     Raises:
         RecordError: A file is missing or damaged, or has another schema version.
     """
-    record = _read(Path(folder), "audit", AuditRecord)
+    record = read_record(Path(folder), "audit", AuditRecord)
     check_audit(record)
     return record
 
@@ -79,7 +81,7 @@ def save_explanation(record: ExplanationRecord, folder: str | Path) -> None:
         OutputError: The folder holds a result already, or cannot be written.
     """
     check_explanation(record)
-    _write(record, _prepare(folder), "explanation")
+    write_record(record, _prepare(folder), "explanation")
 
 
 def load_explanation(folder: str | Path) -> ExplanationRecord:
@@ -88,7 +90,7 @@ def load_explanation(folder: str | Path) -> ExplanationRecord:
     Raises:
         RecordError: A file is missing or damaged, or has another schema version.
     """
-    record = _read(Path(folder), "explanation", ExplanationRecord)
+    record = read_record(Path(folder), "explanation", ExplanationRecord)
     check_explanation(record)
     return record
 
@@ -141,7 +143,12 @@ def _prepare(folder: str | Path) -> Path:
     return target
 
 
-def _write(record: AuditRecord | ExplanationRecord, target: Path, kind: str) -> None:
+def write_record(record: object, target: Path, kind: str) -> None:
+    """Write any record as ``KIND.json`` and ``arrays.npz`` into a folder that exists.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
     arrays: Arrays = {}
     content = encode(record, arrays)
     packed = _pack(arrays)
@@ -157,7 +164,12 @@ def _write(record: AuditRecord | ExplanationRecord, target: Path, kind: str) -> 
     write_whole(target / f"{kind}.json", text.encode("utf-8", "backslashreplace"))
 
 
-def _read(folder: Path, kind: str, record: type[Record]) -> Record:
+def read_record(folder: Path, kind: str, record: type[Record]) -> Record:
+    """Read back what :func:`write_record` wrote.
+
+    Raises:
+        RecordError: A file is missing or damaged, or has another schema version.
+    """
     path = folder / f"{kind}.json"
     try:
         document = json.loads(path.read_bytes())

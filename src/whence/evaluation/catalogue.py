@@ -1,0 +1,299 @@
+"""The catalogue of metrics: the name, call form and settings of each that judges attributions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Final, Literal, final
+
+from whence.core import Normalisation
+from whence.errors import SettingError
+from whence.evaluation.agreement import Spearman, TopOverlap
+from whence.evaluation.complexity import (
+    EffectivePixels,
+    Entropy,
+    Gini,
+    MassArea,
+    Participation,
+)
+from whence.evaluation.faithfulness import Deletion, Insertion
+from whence.evaluation.idsds import IDSDS
+from whence.evaluation.localisation import (
+    AreaIoU,
+    EnergyPointing,
+    MapAUC,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    ThresholdIoU,
+)
+from whence.evaluation.masking import MASKING, MaskedArea
+from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
+from whence.evaluation.random_logit import RandomLogit
+from whence.evaluation.randomisation import ParameterRandomisation
+from whence.evaluation.settings import (
+    SegmentsNamed,
+    Setting,
+    changed,
+    in_units,
+    segments_named,
+    settings_written,
+)
+from whence.evaluation.soundness import Completeness, Soundness
+from whence.evaluation.ssim import SSIM
+from whence.evaluation.steps import Squares
+
+__all__ = ["METRICS", "MetricEntry", "metric_named", "metric_settings"]
+
+Form = Literal["function", "map", "mask", "pair", "method", "sanity"]
+Reads = Literal["value", "probability", "hit", "explained"]
+Against = Literal["random-map", "constant-map", "edge-map", "none"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry:
+    """A metric in the catalogue.
+
+    Args:
+        make: Makes the metric with its default settings.
+        form: How it is called: with a ``function`` of images, with the ``map`` alone, with a
+            ``mask`` of the object, with the maps of another method (``pair``), with the
+            ``method`` (on changed images), or with model and method (``sanity``).
+        group: What it asks of a map.
+        says: What it measures, in a few words.
+        reads: Which number the function is: the ``value`` that the user chose, always the
+            ``probability``, a ``hit`` (1 where the class is the first), or what was ``explained``.
+        control: The control that it has to be better than.
+        usual: Whether it is among those that are taken if none is named.
+    """
+
+    make: Callable[[], Any]
+    form: Form
+    group: str
+    says: str
+    reads: Reads = "value"
+    control: Against = "random-map"
+    usual: bool = False
+
+    @property
+    def needs(self) -> str:
+        """What it needs beside a map, in words."""
+        return {
+            "function": "a network",
+            "map": "nothing",
+            "mask": "masks of the objects",
+            "pair": "the maps of another method or network",
+            "method": "a network and the method",
+            "sanity": "a network and the method",
+        }[self.form]
+
+
+PERTURBATION, LOCALISATION = "perturbation", "localisation"
+COMPLEXITY, AGREEMENT, SANITY = "complexity", "agreement", "sanity"
+
+
+def masking(name: str) -> MetricEntry:
+    """Return the entry of one of the six masking metrics."""
+    what = {"P": "positive", "N": "negative", "A": "largest"}[name[1]]
+    keeps = "stay first" if name[0] == "K" else "go first"
+    return MetricEntry(
+        make=lambda: MaskedArea(metric=name),
+        form="function",
+        group=PERTURBATION,
+        says=f"area under the value while {what} pixels {keeps}, over a blurred image",
+        reads="hit" if name[1] == "A" else "explained",
+        control="none" if name in ("RPM", "RNM") else "random-map",
+    )
+
+
+def plain(make: Callable[[], Any], form: Form, group: str, says: str) -> MetricEntry:
+    """Return an entry without anything unusual."""
+    control: Against = "random-map" if form == "mask" else "none"
+    return MetricEntry(make=make, form=form, group=group, says=says, control=control)
+
+
+METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
+    {
+        "insertion": MetricEntry(
+            make=Insertion,
+            form="function",
+            group=PERTURBATION,
+            says="area under the value while the highest pixels are put onto a blurred image",
+            usual=True,
+        ),
+        "deletion": MetricEntry(
+            make=Deletion,
+            form="function",
+            group=PERTURBATION,
+            says="area under the value while the highest pixels are removed",
+            usual=True,
+        ),
+        "srg": MetricEntry(
+            make=SRG,
+            form="function",
+            group=PERTURBATION,
+            says="area with the lowest pixels removed first, less that of the highest first",
+            usual=True,
+        ),
+        "road": MetricEntry(
+            make=ROAD,
+            form="function",
+            group=PERTURBATION,
+            says="the same at nine shares, with pixels imputed from those beside them",
+        ),
+        "pixel-flipping": MetricEntry(
+            make=PixelFlipping,
+            form="function",
+            group=PERTURBATION,
+            says="area under the value while single pixels are replaced, highest or lowest first",
+        ),
+        "region-perturbation": MetricEntry(
+            make=RegionPerturbation,
+            form="function",
+            group=PERTURBATION,
+            says="mean fall of the value while squares are replaced by noise (AOPC)",
+        ),
+        "irof": MetricEntry(
+            make=lambda: IROF(segments=Squares(size=8)),
+            form="function",
+            group=PERTURBATION,
+            says="area over the relative probability while segments get the mean colour",
+            reads="probability",
+        ),
+        "idsds": MetricEntry(
+            make=IDSDS,
+            form="function",
+            group=PERTURBATION,
+            says="rank correlation of the map over cells with what deleting each cell does",
+        ),
+        "completeness": MetricEntry(
+            make=Completeness,
+            form="function",
+            group=PERTURBATION,
+            says="how much of the class's probability the highest pixels keep",
+            reads="probability",
+        ),
+        "soundness": MetricEntry(
+            make=Soundness,
+            form="function",
+            group=PERTURBATION,
+            says="how little the highest pixels raise the probability above the whole image's",
+            reads="probability",
+            control="none",
+        ),
+        **{name.lower(): masking(name) for name in MASKING},
+        "pointing-game": plain(
+            PointingGame, "mask", LOCALISATION, "whether the highest pixel lies in the mask"
+        ),
+        "relevance-mass": plain(
+            RelevanceMass, "mask", LOCALISATION, "share of the positive values inside the mask"
+        ),
+        "relevance-rank": plain(
+            RelevanceRank, "mask", LOCALISATION, "share of the |M| highest pixels inside the mask"
+        ),
+        "energy-pointing": plain(
+            EnergyPointing, "mask", LOCALISATION, "density inside the mask over that of the image"
+        ),
+        "area-iou": plain(
+            AreaIoU, "mask", LOCALISATION, "overlap of the mask with as many highest pixels"
+        ),
+        "threshold-iou": plain(
+            ThresholdIoU, "mask", LOCALISATION, "overlap of the mask with pixels over a threshold"
+        ),
+        "map-auc": plain(
+            MapAUC, "mask", LOCALISATION, "area under the ROC curve of the map against the mask"
+        ),
+        "gini": MetricEntry(
+            make=Gini,
+            form="map",
+            group=COMPLEXITY,
+            says="how concentrated the map is: 0 constant, 1 a single pixel",
+            control="none",
+            usual=True,
+        ),
+        "entropy": plain(Entropy, "map", COMPLEXITY, "entropy of the shares of the pixels, nats"),
+        "effective-pixels": plain(
+            EffectivePixels, "map", COMPLEXITY, "share of the pixels that the map effectively uses"
+        ),
+        "participation": plain(
+            Participation, "map", COMPLEXITY, "the same, with large values counting more"
+        ),
+        "mass-area": plain(
+            MassArea, "map", COMPLEXITY, "smallest share of the pixels that holds 90 % of the map"
+        ),
+        "spearman": plain(Spearman, "pair", AGREEMENT, "rank correlation of two maps"),
+        "top-overlap": plain(TopOverlap, "pair", AGREEMENT, "overlap of the highest tenths"),
+        "ssim": plain(SSIM, "pair", AGREEMENT, "structural similarity of two maps"),
+        "parameter-randomisation": MetricEntry(
+            make=ParameterRandomisation,
+            form="sanity",
+            group=SANITY,
+            says="likeness to the original map while weights are drawn anew, from the output down",
+            control="edge-map",
+        ),
+        "random-logit": MetricEntry(
+            make=RandomLogit,
+            form="sanity",
+            group=SANITY,
+            says="likeness to the map of another class",
+            control="edge-map",
+        ),
+    }
+)
+"""Every metric that has a name on the command line."""
+
+
+def entry_named(name: str) -> MetricEntry:
+    """Return the entry of this name.
+
+    Raises:
+        SettingError: If there is none, with the closest that exist.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    near = get_close_matches(name.lower().replace("_", "-"), METRICS, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    msg = f"Unknown metric {name!r}.{hint} There are: {', '.join(METRICS)}."
+    raise SettingError(msg)
+
+
+def metric_named(
+    name: str,
+    settings: Mapping[str, Setting] | None = None,
+    *,
+    normalisation: Normalisation | None = None,
+    segments: SegmentsNamed = segments_named,
+) -> Any:  # noqa: ANN401 - metrics differ in how they are called, which the entry's form tells
+    """Return the metric of this name with these settings.
+
+    Args:
+        name: A name of :data:`METRICS`, such as ``"deletion"``.
+        settings: Values by field name; texts are read by the field's type. Fills and segments are
+            given by their names.
+        normalisation: The model's, so that a black fill is black.
+        segments: Makes segments of a name.
+
+    Raises:
+        SettingError: If the name or a setting is unknown (with the closest that exist), or a
+            value cannot be read.
+
+    Example:
+        >>> metric_named("deletion", {"steps": "10", "fill": "blur"}).steps
+        10
+    """
+    made = in_units(entry_named(name).make(), normalisation)
+    return changed(made, settings or {}, name, normalisation=normalisation, segments=segments)
+
+
+def metric_settings(name: str) -> dict[str, str]:
+    """Return the settings of a metric with their defaults, as a command line would write them.
+
+    Example:
+        >>> metric_settings("pointing-game")
+        {'tolerance': '0'}
+
+    Raises:
+        SettingError: If there is no metric of this name.
+    """
+    return settings_written(entry_named(name).make())

@@ -1,0 +1,334 @@
+"""The record of an evaluation, from its finished cells."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whence.core import logits_from
+from whence.errors import DataError
+from whence.evaluation.bootstrap import Bootstrap
+from whence.evaluation.mean import Estimate
+from whence.recipes.cards import class_names, dataset_card, model_card
+from whence.recipes.evaluate_folder import Cells
+from whence.recipes.evaluate_parts import Candidate, JudgedSubject, Question
+from whence.results import RunCard
+from whence.results.evaluation import (
+    AgreementRecord,
+    CurveRecord,
+    EstimateRecord,
+    EvaluationRecord,
+    JudgedMethod,
+    JudgedMetric,
+    JudgedNetwork,
+    ScoreRecord,
+)
+
+__all__ = ["recorded"]
+
+SAME = "control"
+
+
+def recorded(
+    subjects: Sequence[JudgedSubject],
+    candidates: Sequence[Candidate],
+    questions: Sequence[Question],
+    cells: Cells,
+    bootstrap: Bootstrap,
+    run: RunCard,
+) -> EvaluationRecord:
+    """Return the record.
+
+    Raises:
+        DataError: If not one image could be used.
+    """
+    predictions = [
+        {name: cell for name, cell in cells.held.items() if name.endswith(f"-{n:02d}")}
+        for n in range(len(subjects))
+    ]
+    seen = [
+        {
+            i: p
+            for cell in of.values()
+            for i, p in zip(cell["indices"], cell["predictions"], strict=True)
+        }
+        for of in predictions
+    ]
+    indices = sorted(set().union(*seen))
+    if not indices:
+        msg = f"None of the images of {subjects[0].data.title} can be used."
+        raise DataError(msg)
+    data = subjects[0].data
+    labels = tuple(data.label(k) for k in indices)
+    scores = tuple(
+        score
+        for n, subject in enumerate(subjects)
+        for question in questions
+        if question.entry.form != "pair"
+        for score in scores_of(n, subject.name, question, candidates, cells, indices, bootstrap)
+    )
+    return EvaluationRecord(
+        networks=tuple(
+            judged_network(subject, seen[n], labels, indices) for n, subject in enumerate(subjects)
+        ),
+        data=dataset_card(data),
+        images=tuple(data.name(k) for k in indices),
+        labels=labels,
+        methods=tuple(
+            JudgedMethod(name=one.name, text=one.text, kind=one.kind) for one in candidates
+        ),
+        metrics=tuple(judged_metric(one) for one in questions),
+        scores=scores,
+        agreements=agreements_of(subjects, candidates, cells, indices, bootstrap),
+        confidence=bootstrap.confidence,
+        run=run,
+        notes=notes_on(subjects, candidates, scores, cells, bootstrap),
+    )
+
+
+def judged_network(
+    subject: JudgedSubject,
+    predictions: dict[int, int],
+    labels: Sequence[int | None],
+    indices: Sequence[int],
+) -> JudgedNetwork:
+    """Return a network with its accuracy on the judged images."""
+    right = [
+        predictions[k] == label
+        for k, label in zip(indices, labels, strict=True)
+        if label is not None and k in predictions
+    ]
+    first = next(iter(subject.data.batches(1, [next(iter(predictions))]))) if predictions else None
+    outputs = 0
+    if first is not None:
+        device = next((p.device for p in subject.subject.module.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            outputs = logits_from(subject.subject.callable, first.images.to(device)).shape[1]
+    return JudgedNetwork(
+        name=subject.name,
+        card=model_card(
+            subject.subject.module,
+            name=subject.subject.name,
+            classes=class_names(outputs, subject.subject.classes, subject.data.classes),
+            preprocessing=subject.subject.preprocessing,
+        ),
+        accuracy=sum(right) / len(right) if right else None,
+    )
+
+
+def judged_metric(question: Question) -> JudgedMetric:
+    """Return a metric with what to know of it."""
+    entry, metric = question.entry, question.first
+    card = metric.card
+    return JudgedMetric(
+        name=question.name,
+        text=str(metric),
+        form=entry.form,
+        group=entry.group,
+        says=entry.says,
+        better=card.better,
+        low=float(card.low),
+        high=float(card.high),
+        chance=card.chance,
+        reference=card.reference,
+        reads=entry.reads if entry.form == "function" else "",
+        control=entry.control if card.better != "neither" else "none",
+    )
+
+
+def scores_of(
+    n: int,
+    network: str,
+    question: Question,
+    candidates: Sequence[Candidate],
+    cells: Cells,
+    indices: Sequence[int],
+    bootstrap: Bootstrap,
+) -> list[ScoreRecord]:
+    """Return what a metric says of every candidate on a network."""
+    answers = [gathered(n, c, question.name, cells, indices) for c in range(len(candidates))]
+    names = [one.name for one in candidates]
+    control = question.entry.control
+    beside = answers[names.index(control)].values if control in names else None
+    better = question.first.card.better
+    return [
+        one.scored(network, question.name, candidate, beside, better, bootstrap)
+        for one, candidate in zip(answers, candidates, strict=True)
+    ]
+
+
+class Gathered:
+    """A metric's values of one candidate on one network, from all cells."""
+
+    def __init__(self, count: int) -> None:
+        self.values = torch.full((count,), torch.nan, dtype=torch.float64)
+        self.undefined: Counter[str] = Counter()
+        self.curves: list[list[float]] = []
+        self.fractions: list[float] = []
+        self.refused = ""
+
+    def scored(
+        self,
+        network: str,
+        metric: str,
+        candidate: Candidate,
+        beside: Tensor | None,
+        better: Literal["higher", "lower", "neither"],
+        bootstrap: Bootstrap,
+    ) -> ScoreRecord:
+        """Return the values with what may be claimed from them."""
+        verdict, reason, difference = "not applicable", self.refused, None
+        estimate = None if self.refused else bootstrap.estimate(self.values)
+        if not self.refused:
+            if candidate.kind == "control":
+                verdict, reason = SAME, ""
+            elif better == "neither":
+                verdict, reason = "no claim", "neither direction is better"
+            elif beside is None:
+                verdict, reason = "no claim", "no control is fair to this metric"
+            else:
+                found = bootstrap.compare(self.values, beside, better)
+                verdict, reason = found.verdict, found.reason
+                difference = found.difference
+        if not self.refused and estimate is None:
+            verdict, reason = "no claim", "undefined for every image"
+        return ScoreRecord(
+            network=network,
+            metric=metric,
+            method=candidate.name,
+            values=self.values.numpy(),
+            estimate=estimate_record(estimate),
+            difference=estimate_record(difference),
+            verdict=verdict,
+            reason=reason,
+            undefined=dict(sorted(self.undefined.items())),
+            curve=None if self.refused else self.band(bootstrap),
+        )
+
+    def band(self, bootstrap: Bootstrap) -> CurveRecord | None:
+        """Return the mean curve with its band."""
+        if not self.curves:
+            return None
+        lines = torch.tensor(self.curves, dtype=torch.float64)
+        if bool(lines.isnan().any(dim=1).all()):
+            return None
+        found = bootstrap.band(lines)
+        return CurveRecord(
+            fractions=np.array(self.fractions, dtype=np.float64),
+            mean=found.mean.numpy(),
+            low=found.low.numpy(),
+            high=found.high.numpy(),
+            count=found.count,
+        )
+
+
+def gathered(n: int, c: int, metric: str, cells: Cells, indices: Sequence[int]) -> Gathered:
+    """Collect a metric's values of one candidate on one network."""
+    place = {index: k for k, index in enumerate(indices)}
+    found = Gathered(len(indices))
+    for name in sorted(cells.held):
+        if not name.endswith(f"-{n:02d}-{c:03d}"):
+            continue
+        cell = cells.held[name]
+        answer: dict[str, Any] = {} if "refused" in cell else cell["scores"].get(metric, {})
+        refused = cell.get("refused") or answer.get("refused")
+        if refused:
+            found.refused = refused
+            continue
+        rows = zip(cell["indices"], answer.get("values", ()), strict=False)
+        for index, value in rows:
+            if value is not None:
+                found.values[place[index]] = value
+        found.undefined.update(reason for reason in answer.get("reasons", ()) if reason)
+        if "curves" in answer:
+            found.fractions = answer["fractions"]
+            found.curves += [
+                [np.nan if x is None else x for x in line] for line in answer["curves"]
+            ]
+    if found.refused:
+        found.values.fill_(torch.nan)
+        found.undefined.clear()
+    return found
+
+
+def estimate_record(found: Estimate | None) -> EstimateRecord | None:
+    """Return an estimate as plain values."""
+    if found is None:
+        return None
+    return EstimateRecord(mean=found.mean, low=found.low, high=found.high, count=found.count)
+
+
+def agreements_of(
+    subjects: Sequence[JudgedSubject],
+    candidates: Sequence[Candidate],
+    cells: Cells,
+    indices: Sequence[int],
+    bootstrap: Bootstrap,
+) -> tuple[AgreementRecord, ...]:
+    """Return how alike maps are, pair by pair."""
+    place = {index: k for k, index in enumerate(indices)}
+    found: dict[tuple[str, tuple[int, int], tuple[int, int]], Tensor] = {}
+    for name in sorted(cells.held):
+        if not name.endswith("-pairs"):
+            continue
+        cell = cells.held[name]
+        rows = [place[index] for index in cell["indices"]]
+        for pair in cell["pairs"]:
+            key = (pair["metric"], tuple(pair["first"]), tuple(pair["second"]))
+            values = found.setdefault(
+                key, torch.full((len(indices),), torch.nan, dtype=torch.float64)
+            )
+            for row, value in zip(rows, pair["values"], strict=True):
+                if value is not None:
+                    values[row] = value
+    return tuple(
+        AgreementRecord(
+            metric=metric,
+            first=(subjects[one[0]].name, candidates[one[1]].name),
+            second=(subjects[other[0]].name, candidates[other[1]].name),
+            values=values.numpy(),
+            estimate=estimate_record(bootstrap.estimate(values)),
+        )
+        for (metric, one, other), values in found.items()
+    )
+
+
+def notes_on(
+    subjects: Sequence[JudgedSubject],
+    candidates: Sequence[Candidate],
+    scores: Sequence[ScoreRecord],
+    cells: Cells,
+    bootstrap: Bootstrap,
+) -> tuple[str, ...]:
+    """Return what a reader must know to judge the result."""
+    notes = []
+    compared = sum(one.difference is not None for one in scores)
+    if compared:
+        level = 1 - bootstrap.confidence
+        notes.append(
+            f"{compared} differences to a control are tested at {bootstrap.confidence:.0%} each; "
+            f"if none were real, about {level * compared:.1f} claims would still be made."
+        )
+    for n, subject in enumerate(subjects):
+        for c, candidate in enumerate(candidates):
+            if candidate.kind == "control":
+                continue
+            faults = Counter(
+                fault
+                for name, cell in cells.held.items()
+                if name.endswith(f"-{n:02d}-{c:03d}")
+                for fault in cell.get("faults", ())
+                if fault
+            )
+            notes.extend(
+                f"{candidate.name} on {subject.name}: {fault} "
+                f"({number} {'image' if number == 1 else 'images'})."
+                for fault, number in sorted(faults.items())
+            )
+    skipped = subjects[0].data.skipped
+    if skipped:
+        notes.append(f"{len(skipped)} images could not be used: {skipped[0][0]}: {skipped[0][1]}")
+    return tuple(notes)
