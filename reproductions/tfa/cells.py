@@ -156,9 +156,9 @@ def cells() -> list[Cell]:
     found += [cell("ablation", s, smoothing) for s in (relu, gelu, tuned)]
     found += [
         cell("stability", s, partial(again, others=others_of(s, every)))
-        for s in (relu, gelu, tuned, first["scenes, ReLU"], first["pets, ReLU"])
+        for s in (relu, gelu, tuned, *(first[n] for n in PICTURES))
     ]
-    found += [cell("removal", s, left_out) for s in (relu, tuned)]
+    found += [cell("removal", s, left_out) for s in (relu, gelu, tuned)]
     found += [cell("pixels", s, painted_over) for s in (gelu, tuned)]
     found += [cell("cost", first[n], priced) for n in TIMED]
     found += [cell("maps", setup, maps) for setup in every if setup.seed]
@@ -166,6 +166,7 @@ def cells() -> list[Cell]:
 
 
 TUNED = "CIFAR-10 with squares, ResNet-20"
+PICTURES = ("scenes, ReLU", "pets, ReLU", "boxes, GELU")
 TIMED = ("shapes, GELU", "scenes, ReLU", "CIFAR-10, ResNet-20")
 """The networks on which the cost of maps is measured."""
 

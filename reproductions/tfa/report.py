@@ -103,7 +103,8 @@ def report(every: Rows) -> str:
     spent = sum(row["cpu"] for row in every)
     said = (
         f"{len(every)} cells, {spent / 60:.0f} minutes of processor time in all, trainings "
-        f"included: about {spent / 120:.0f} minutes on two cores."
+        f"included: about {spent / 120:.0f} minutes on two cores. Networks whose weights were kept "
+        f"from a run before were not trained again."
     )
     return "\n".join([*lines, "", said, ""])
 
@@ -209,7 +210,9 @@ def painted(rows: Rows) -> list[str]:
         "In every training image of the square's class the highest tenth of a map's pixels is "
         "replaced by the image's own in another order, and the network is trained again. Maps are "
         "for the summed score of 16 queries that fell for the square. Misled: the share of test "
-        "images of other classes, with the square, that are taken for the square's class."
+        "images of other classes, with the square, that are taken for the square's class. Any "
+        "painting of one class alone is a new mark of it, random pixels too, which misled does not "
+        "tell apart and the accuracy pays for: the share of the square is the telling column."
     )
     lines = ["", "## The shortcut's pixels, painted over before the training", "", said]
     for row in rows:
