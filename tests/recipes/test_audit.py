@@ -182,7 +182,8 @@ def test_pixels_are_alike_in_the_region_of_a_patch(planted):
 
 def test_every_training_image_that_is_named_is_shown(planted, record):
     named = {r.index for q in record.queries for r in (*q.proponents, *q.opponents)}
-    named |= {s.index for s in record.suspect_labels}
+    named |= {r.index for q in record.queries for r in q.harmful}
+    named |= {s.index for s in record.suspect_labels} | {h.index for h in record.harmful}
     assert named == set(record.training_images)
     for index, shown in record.training_images.items():
         assert shown.index == index

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from whence.core import TensorData
-from whence.recipes.findings import CarriedMap, best_box, find_regions, sampled, suspect_labels
+from whence.recipes.boxes import CarriedMap, best_box
+from whence.recipes.findings import sampled, suspect_labels
+from whence.recipes.regions import find_regions
 
 SIDE = 24
 PATCH = (3, 5, 8, 9)  # left, top, right, bottom

@@ -3,9 +3,11 @@
 from whence.recipes.audit import audit
 from whence.recipes.demo import Demonstration, PatchShare, demonstrate
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
+from whence.recipes.evaluate import evaluate
 from whence.recipes.explain import Explanation, explain
 from whence.recipes.fit import fit
 from whence.recipes.fit_record import FitRecord
+from whence.recipes.groups import read_group
 from whence.recipes.load import Case, load_architecture, load_case, load_images, load_subject
 from whence.recipes.removal import (
     GroupInfluence,
@@ -15,6 +17,7 @@ from whence.recipes.removal import (
     removal_curve,
     retrain_each,
 )
+from whence.recipes.retrain import FineTune, LastLayer, Removal
 from whence.recipes.transfer import transfer
 from whence.recipes.transfer_networks import TransferNetwork, transfer_network
 
@@ -22,15 +25,19 @@ __all__ = [
     "Case",
     "Demonstration",
     "Explanation",
+    "FineTune",
     "FitRecord",
     "GroupInfluence",
+    "LastLayer",
     "PatchShare",
     "PlantedDigits",
+    "Removal",
     "RemovalCurve",
     "Retrain",
     "TransferNetwork",
     "audit",
     "demonstrate",
+    "evaluate",
     "explain",
     "fit",
     "group_influence",
@@ -39,6 +46,7 @@ __all__ = [
     "load_images",
     "load_subject",
     "planted_digits",
+    "read_group",
     "removal_curve",
     "retrain_each",
     "train_network",

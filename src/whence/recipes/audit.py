@@ -1,6 +1,6 @@
 """Audit: where do these predictions come from, in the image and in the training data?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from whence.attribution import IntegratedGradients, method_named
 from whence.core import ImageData, Method, Progress, silent
 from whence.influence import Checkpoint, Scorer, scorer_named
 from whence.recipes.auditor import Auditor, Settings, Subject
+from whence.recipes.groups import places_of
+from whence.recipes.retrain import Removal
 from whence.report import write_report
 from whence.results import AuditRecord, new_folder, save_audit
 from whence.training_features import DEFAULT_MAP, MAPS, TrainingMap, map_named
@@ -36,6 +38,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     method: Method | str | None = None,
     training_method: Method | TrainingMap | str | None = None,
     hold_weights: bool | None = None,
+    groups: Mapping[str, Sequence[int | str]] | None = None,
+    removal: Removal | None = None,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
@@ -48,17 +52,23 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
 
     For each audited test image: the prediction, an attribution map, the training images that
     speak most for and against it by exact gradient scores, and on each of these the map of the
-    pixels that carry the influence on this very prediction. Then what is suspicious in all of it.
+    pixels that carry the influence on this very prediction. For a wrong prediction also the
+    training images that speak for it rather than for its label. Then what is suspicious in all of
+    it: marks that keep carrying influence, labels that look wrong, training images that harm many
+    predictions; and what groups of training images did together.
 
     The cost is about one forward and two backward passes per training image, whatever the number
-    of queries, and a few passes per query.
+    of queries, one more forward pass to compare labels, and a few passes per query. Scores that
+    are solved for each query by itself take as long again for each wrong one. ``removal`` trains
+    as often as its settings say.
 
     Args:
         model: A classifier in eval mode, or what :func:`whence.adapters.load_model` returned.
         train: Its training images with labels, preprocessed as for testing.
         test: Test images; labels are optional.
         out: A folder to write: ``report.html``, ``audit.json``, ``arrays.npz``,
-            ``influences.csv``. Nothing is written if None.
+            ``influences.csv``, ``suspects.csv``, ``groups.csv`` and, with ``removal``,
+            ``removal.csv``. Nothing is written if None.
         queries: ``"wrong"``: test images that the model gets wrong (all, if there are no
             labels); ``"all"``; or places in the test data.
         count: At most so many queries, spread evenly.
@@ -77,6 +87,10 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         hold_weights: On training images, explain the inner product of the gradients alone, with
             the norms of a cosine as constants; see :func:`training_features`. By default as the
             map does; a method of yours holds them.
+        groups: Training images whose influence is summed, by the group's name: places, or names
+            of images. Classes and what the audit finds are groups anyway.
+        removal: Train again without the images of highest score, and see what becomes of the
+            predictions; see :class:`Removal`.
         preprocessing: How pictures became images, to show them; known for a LoadedModel.
         classes: Names of the classes.
         name: What to call the model.
@@ -104,6 +118,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
             training_method, hold_weights, preprocessing_of(model, preprocessing)
         ),
         batch_size=batch_size,
+        groups={key: places_of(key, some, train) for key, some in (groups or {}).items()},
+        removal=removal,
     )
     subject = Subject.of(model, train, preprocessing, classes, name)
     if out is None:

@@ -1,142 +1,60 @@
 """The stages of an audit, and what they share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from whence.adapters import LoadedModel, Preprocessing
-from whence.attribution import Attribution, attribute
-from whence.core import (
-    ImageData,
-    Margin,
-    Method,
-    ModelScalar,
-    Progress,
-    logit,
-)
+from whence.core import ImageData, Images, Margin, Progress
 from whence.errors import DataError, SettingError, UnsupportedOperation
-from whence.influence import (
-    Checkpoint,
-    Influence,
-    Ranking,
-    Scorer,
-    influence,
-    plain_settings,
-)
+from whence.gradients import Recorder
+from whence.influence import Influence, influence, plain_settings
 from whence.network import Network
+from whence.recipes.audit_maps import Mapper, Pair, attributed, map_record
+from whence.recipes.audit_subject import Settings, Subject, Tested, choose, predict
+from whence.recipes.boxes import CarriedMap
 from whence.recipes.cards import class_names, dataset_card, model_card, run_card
-from whence.recipes.findings import CarriedMap, find_regions, sampled, suspect_labels
-from whence.results import (
-    AuditRecord,
-    InfluenceRecord,
-    MapRecord,
-    QueryRecord,
-    TrainingImage,
-)
-from whence.training_features import TrainingFeatures, TrainingMap, map_named, training_features
-from whence.training_features.maps import default_map
+from whence.recipes.findings import harmful_images, sampled, suspect_labels
+from whence.recipes.groups import group_records
+from whence.recipes.harm import harm_of, lengths_of, rather_than
+from whence.recipes.neighbours import Neighbours, neighbours_of
+from whence.recipes.regions import find_shortcuts
+from whence.recipes.removed import removal_record
+from whence.results import AuditRecord, InfluenceRecord, QueryRecord
 
 __all__ = ["Auditor", "Settings", "Subject"]
-
-Picture = NDArray[np.uint8]
 
 THUMBNAILS = 48
 """Training images whose picture is kept for suspects, and as a reference for regions."""
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of an audit, checked."""
-
-    queries: str | tuple[int, ...]
-    count: int
-    k: int
-    scorer: Scorer
-    checkpoints: tuple[Checkpoint, ...]
-    parameters: str | tuple[str, ...]
-    method: Method
-    training_map: TrainingMap | None
-    batch_size: int | None
-
-    def __post_init__(self) -> None:
-        """Check ranges and names."""
-        if self.count < 1 or self.k < 1:
-            msg = f"count and k must be at least 1; got count={self.count}, k={self.k}."
-            raise SettingError(msg)
-        if isinstance(self.queries, str) and self.queries not in ("wrong", "all"):
-            msg = f"queries must be 'wrong', 'all' or places; got {self.queries!r}."
-            raise SettingError(msg)
-
-
-@final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
-    """The model under audit, with how to show what it sees."""
+class Asked:
+    """The test images under audit.
 
-    module: nn.Module
-    name: str
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing | None
+    Args:
+        places: Their places in the test data.
+        images: The images, ``(q, c, h, w)``.
+        predictions: What is predicted, ``(q,)``.
+        labels: What is true; -1 where it is not known.
+        confidences: Probabilities of the predictions.
+    """
 
-    @staticmethod
-    def of(
-        model: nn.Module | LoadedModel,
-        train: ImageData,
-        preprocessing: Preprocessing | None,
-        classes: Sequence[str] | None,
-        name: str | None,
-    ) -> "Subject":
-        """Return the subject for what the user gave."""
-        given = tuple(classes) if classes is not None else ()
-        if isinstance(model, LoadedModel):
-            return Subject(
-                module=model.module,
-                name=name or model.name,
-                classes=given or model.classes,
-                preprocessing=preprocessing or model.preprocessing,
-            )
-        return Subject(
-            module=model,
-            name=name or type(model).__name__,
-            classes=given or train.classes,
-            preprocessing=preprocessing,
-        )
-
-    def picture(self, image: Tensor) -> Picture:
-        """Return an image as the model sees it, for display."""
-        if self.preprocessing is not None:
-            return self.preprocessing.picture(image)
-        low, high = float(image.min()), float(image.max())
-        values = (image.double() - low) / ((high - low) or 1.0) * 255
-        array = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        shown: Picture = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
-        return shown
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Tested:
-    """Predictions for the test data."""
-
-    indices: Tensor
-    labels: Tensor
+    places: list[int]
+    images: Images
     predictions: Tensor
+    labels: Tensor
     confidences: Tensor
 
     @property
-    def accuracy(self) -> float | None:
-        """Share of labelled test images that are right; None without labels."""
-        known = self.labels >= 0
-        if not known.any():
-            return None
-        return float((self.predictions[known] == self.labels[known]).double().mean())
+    def wrong(self) -> list[int]:
+        """Rows of the images that are predicted wrongly."""
+        return (
+            ((self.labels >= 0) & (self.labels != self.predictions.cpu())).nonzero()[:, 0].tolist()
+        )
 
 
 @final
@@ -157,45 +75,40 @@ class Auditor:
         self.settings = settings
         self.progress = progress
         self.seconds: dict[str, float] = {}
-        self.pictures: dict[int, TrainingImage] = {}
-        self.training_map: TrainingMap | None = None
+        self.notes: list[str] = []
+        self.mapper = Mapper(subject=subject, train=train, asked=settings.training_map)
+        self.harm: dict[int, Tensor] = {}
 
     def run(self, command: str) -> AuditRecord:
         """Go through all stages and return the record."""
         started = perf_counter()
-        if not len(self.train) or not len(self.test):
-            empty = self.train.title if not len(self.train) else self.test.title
-            msg = f"{empty} holds no images."
-            raise DataError(msg)
+        for data in (self.train, self.test):
+            if not len(data):
+                msg = f"{data.title} holds no images."
+                raise DataError(msg)
         first = next(iter(self.train.batches(2)), None)
         if first is None:
             msg = f"{self.train.title} holds no usable images."
             raise DataError(msg)
-        network = Network.read(self.subject.module, first.images.to(self.device))
+        device = self.device
+        network = Network.read(self.subject.module, first.images.to(device))
         started = self.clock("reading the model", started)
-        tested = self.predict(network)
-        places = self.choose(tested)
+        size = self.settings.batch_size or 32
+        tested = predict(network, self.test, device, size, self.progress)
+        asked = self.ask(tested)
         started = self.clock("predicting", started)
-        images = self.images_of(places)
-        rows = [tested.indices.tolist().index(i) for i in places]
-        predictions = tested.predictions[rows].to(self.device)
-        scores = influence(
-            network,
-            self.train,
-            images,
-            Margin(predictions),
-            scorer=self.settings.scorer,
-            checkpoints=self.settings.checkpoints or None,
-            parameters=self.settings.parameters,
-            batch_size=self.settings.batch_size,
-            progress=self.progress,
-        )
+        scores = self.score(network, asked)
         started = self.clock("influence", started)
-        maps = self.attribute(network, images, predictions)
+        maps = attributed(
+            self.settings.method, network, asked.images, asked.predictions, self.progress
+        )
         started = self.clock("attribution", started)
-        queries, carried = self.trace(scores, tested, places, images, maps)
-        self.clock("training features", started)
-        return self.record(network, tested, scores, queries, carried, command)
+        queries, carried = self.trace(scores, asked, maps)
+        started = self.clock("training features", started)
+        own = self.own_columns(scores, asked)
+        neighbours = self.neighbours(network, own)
+        self.clock("neighbours", started)
+        return self.record(network, tested, own, asked, queries, carried, neighbours, command)
 
     @property
     def device(self) -> torch.device:
@@ -209,215 +122,201 @@ class Auditor:
         self.seconds[stage] = now - started
         return now
 
-    def predict(self, network: Network) -> Tested:
-        """Predict the test data, batch by batch."""
-        parts: list[tuple[Tensor, ...]] = []
-        done = 0
-        self.progress("predicting", 0, len(self.test))
-        for batch in self.test.batches(self.settings.batch_size or 32):
-            with torch.no_grad():
-                logits = network(batch.images.to(self.device))
-            confidences, predictions = logits.softmax(dim=1).max(dim=1)
-            parts.append((batch.indices, batch.labels, predictions.cpu(), confidences.cpu()))
-            done += len(batch.indices)
-            self.progress("predicting", done, len(self.test))
-        if not parts:
-            msg = f"{self.test.title} holds no usable images."
-            raise DataError(msg)
-        self.progress("predicting", len(self.test), len(self.test))
-        indices, labels, predictions, confidences = (torch.cat(p) for p in zip(*parts, strict=True))
-        return Tested(
-            indices=indices, labels=labels, predictions=predictions, confidences=confidences
+    def ask(self, tested: Tested) -> Asked:
+        """Return the test images to audit."""
+        places = choose(tested, self.settings.queries, self.settings.count, len(self.test))
+        usable = tested.indices.tolist()
+        rows = [usable.index(place) for place in places]
+        batches = self.test.batches(32, places)
+        return Asked(
+            places=places,
+            images=torch.cat([b.images for b in batches]).to(self.device),
+            predictions=tested.predictions[rows].to(self.device),
+            labels=tested.labels[rows],
+            confidences=tested.confidences[rows],
         )
 
-    def choose(self, tested: Tested) -> list[int]:
-        """Return the places of the test images to audit."""
-        chosen = self.settings.queries
-        usable = tested.indices.tolist()
-        if not isinstance(chosen, str):
-            missing = [i for i in chosen if i not in usable]
-            if missing or not chosen:
-                msg = (
-                    f"The test data have no usable image at {missing[:5] or 'no place at all'}; "
-                    f"places run from 0 to {len(self.test) - 1}."
-                )
-                raise SettingError(msg)
-            return list(chosen)
-        wrong = (tested.predictions != tested.labels) & (tested.labels >= 0)
-        if chosen == "wrong" and (tested.labels >= 0).any():
-            usable = tested.indices[wrong].tolist() or usable
-        step = max(1.0, len(usable) / self.settings.count)
-        return [usable[int(j * step)] for j in range(min(self.settings.count, len(usable)))]
+    def score(self, network: Network, asked: Asked) -> Influence:
+        """Return the scores for the predictions and, after these, for the labels of wrong ones."""
+        wrong = asked.wrong
+        labels = asked.labels[wrong].to(self.device)
+        return influence(
+            network,
+            self.train,
+            torch.cat([asked.images, asked.images[wrong]]),
+            Margin(torch.cat([asked.predictions, labels])),
+            scorer=self.settings.scorer,
+            checkpoints=self.settings.checkpoints or None,
+            parameters=self.settings.parameters,
+            batch_size=self.settings.batch_size,
+            progress=self.progress,
+        )
 
-    def images_of(self, places: list[int]) -> Tensor:
-        """Return test images at these places."""
-        batches = self.test.batches(32, places)
-        return torch.cat([b.images for b in batches]).to(self.device)
-
-    def attribute(self, network: Network, images: Tensor, predictions: Tensor) -> list[Attribution]:
-        """Return the attribution of each query, one at a time, so that progress shows."""
-        found = []
-        for i in range(len(images)):
-            self.progress("attribution", i, len(images))
-            f = ModelScalar(network, logit(predictions[i : i + 1]))
-            found.append(attribute(self.settings.method, f, images[i : i + 1]))
-        self.progress("attribution", len(images), len(images))
-        return found
+    def own_columns(self, scores: Influence, asked: Asked) -> Influence:
+        """Return the scores for the predictions alone."""
+        return replace(scores, scores=scores.scores[:, : len(asked.places)])
 
     def trace(
-        self,
-        scores: Influence,
-        tested: Tested,
-        places: list[int],
-        images: Tensor,
-        maps: list[Attribution],
+        self, scores: Influence, asked: Asked, maps: list[Any]
     ) -> tuple[list[QueryRecord], list[CarriedMap]]:
-        """Return each query with its proponents and opponents, and the proponents' maps."""
+        """Return each query with the training images that matter, and the proponents' maps."""
         k = self.settings.k
         sides = (scores.proponents(k), scores.opponents(k))
+        wrong = {row: len(asked.places) + at for at, row in enumerate(asked.wrong)}
         queries: list[QueryRecord] = []
         carried: list[CarriedMap] = []
-        where = tested.indices.tolist()
-        for q, place in enumerate(places):
-            self.progress("training features", q, len(places))
-            found = [self.influences(scores, q, side, i == 0) for i, side in enumerate(sides)]
+        for q, place in enumerate(asked.places):
+            self.progress("training features", q, len(asked.places))
+            found = []
+            for sign, side in zip((1, -1), sides, strict=True):
+                pairs: list[Pair] = [
+                    (int(i), float(s))
+                    for i, s in zip(side.indices[q], side.scores[q], strict=True)
+                    if sign * s > 0
+                ]
+                found.append(self.mapper.influences(scores, q, pairs))
+            pictures = self.mapper.pictures
             carried += [
                 CarriedMap(
                     index=r.index,
-                    label=self.pictures[r.index].label,
+                    label=pictures[r.index].label,
                     values=r.map.values,
-                    picture=self.pictures[r.index].picture,
+                    picture=pictures[r.index].picture,
+                    query=place,
                 )
                 for r in found[0]
             ]
-            row = where.index(place)
-            label = int(tested.labels[row])
+            label = int(asked.labels[q])
+            drawn = self.mapper.drawn
             queries.append(
                 QueryRecord(
                     index=place,
                     name=self.test.name(place),
                     label=label if label >= 0 else None,
-                    prediction=int(tested.predictions[row]),
-                    confidence=float(tested.confidences[row]),
-                    picture=self.subject.picture(images[q]),
+                    prediction=int(asked.predictions[q]),
+                    confidence=float(asked.confidences[q]),
+                    picture=self.subject.picture(asked.images[q]),
                     attribution=map_record(maps[q], 0, self.settings.method),
                     proponents=found[0],
                     opponents=found[1],
+                    harmful=self.harmful(scores, q, wrong[q], place) if q in wrong else (),
+                    training_map=drawn.name if drawn else "",
+                    stand_in=self.mapper.stand_in,
                 )
             )
-        self.progress("training features", len(places), len(places))
+        self.progress("training features", len(asked.places), len(asked.places))
         return queries, carried
 
-    def influences(
-        self,
-        scores: Influence,
-        query: int,
-        side: Ranking,
-        positive: bool,  # noqa: FBT001 - one of two sides
+    def harmful(
+        self, scores: Influence, query: int, label: int, place: int
     ) -> tuple[InfluenceRecord, ...]:
-        """Return the proponents or opponents of a query with their maps."""
-        pairs = [
-            (int(i), float(s))
-            for i, s in zip(side.indices[query], side.scores[query], strict=True)
-            if (s > 0 if positive else s < 0)
-        ]
-        if not pairs:
+        """Return what speaks for a wrong prediction rather than for the label, with maps."""
+        if not isinstance(scores.recorder, Recorder):
             return ()
-        features = self.mapped(scores, query, [i for i, _ in pairs])
-        self.keep(features)
-        return tuple(
-            InfluenceRecord(
-                index=i,
-                score=s,
-                map=training_map_record(features, j),
-            )
-            for j, (i, s) in enumerate(pairs)
-        )
-
-    def mapped(self, scores: Influence, query: int, places: list[int]) -> TrainingFeatures:
-        """Return the maps of some training images; the default's stand-in if it has no rule."""
-        chosen = self.training_map or self.settings.training_map or default_map(scores)
-        try:
-            features = training_features(scores, query, self.train, places, chosen)
-        except UnsupportedOperation:
-            if self.settings.training_map is not None:
-                raise
-            chosen = map_named("input-x-gradient")
-            features = training_features(scores, query, self.train, places, chosen)
-        self.training_map = chosen
-        return features
-
-    def keep(self, features: TrainingFeatures) -> None:
-        """Keep the pictures of training images."""
-        for index, image, label in zip(
-            features.indices.tolist(), features.images, features.labels.tolist(), strict=True
-        ):
-            self.keep_picture(index, image, label)
-
-    def keep_picture(self, index: int, image: Tensor, label: int) -> None:
-        """Keep the picture of one training image."""
-        if index not in self.pictures:
-            self.pictures[index] = TrainingImage(
-                index=index,
-                name=self.train.name(index),
-                label=label,
-                picture=self.subject.picture(image),
-            )
-
-    def pictures_at(self, places: list[int]) -> list[Picture]:
-        """Return pictures of training images, without keeping them."""
-        return [
-            self.subject.picture(image)
-            for batch in self.train.batches(32, places)
-            for image in batch.images
+        difference = rather_than(scores, query, label)
+        harm = harm_of(difference)
+        self.harm[place] = harm
+        top = harm.topk(min(self.settings.k, len(harm)))
+        rows = [
+            row for row, s in zip(top.indices.tolist(), top.values.tolist(), strict=True) if s > 0
         ]
+        pairs = [(int(scores.indices[row]), float(harm[row])) for row in rows]
+        return self.mapper.influences(difference, 0, pairs, lengths_of(difference)[rows])
+
+    def neighbours(self, network: Network, scores: Influence) -> Neighbours | None:
+        """Return what is around the training images, where a last layer has features."""
+        try:
+            return neighbours_of(network, self.train, scores, progress=self.progress)
+        except (UnsupportedOperation, SettingError) as error:
+            self.notes.append(
+                f"Labels were not compared with those of similar training images: {error}"
+            )
+            return None
 
     def record(
         self,
         network: Network,
         tested: Tested,
         scores: Influence,
+        asked: Asked,
         queries: list[QueryRecord],
         carried: list[CarriedMap],
+        neighbours: Neighbours | None,
         command: str,
     ) -> AuditRecord:
         """Return the record of the audit."""
         started = perf_counter()
-        suspects = suspect_labels(scores, self.train)
-        shown = [s.index for s in suspects[:THUMBNAILS]]
-        for batch in self.train.batches(32, shown):
-            for i, image, label in zip(
-                batch.indices.tolist(), batch.images, batch.labels.tolist(), strict=True
-            ):
-                self.keep_picture(i, image, label)
+        suspects = suspect_labels(scores, self.train, neighbours=neighbours)
+        harmful = harmful_images(self.harm, scores, self.train)
+        shown = [s.index for s in suspects[:THUMBNAILS]] + [h.index for h in harmful]
+        self.mapper.keep_all(shown)
         usable = scores.indices.tolist()
-        reference = self.pictures_at([usable[i] for i in sampled(len(usable), THUMBNAILS)])
-        regions = find_regions(carried, reference)
+        reference = self.mapper.pictures_at([usable[i] for i in sampled(len(usable), THUMBNAILS)])
+        regions = find_shortcuts(carried, reference, {q.index: q.picture for q in queries})
+        names = class_names(classes_of(network), self.subject.classes, self.train.classes)
+        groups = group_records(
+            scores,
+            self.train,
+            names,
+            lists=self.settings.groups,
+            regions=regions,
+            suspects=suspects,
+            harmful=harmful,
+        )
+        started = self.clock("findings", started)
+        removal = None
+        if self.settings.removal is not None:
+            removal = removal_record(
+                self.settings.removal,
+                scores,
+                self.harm,
+                module=self.subject.module,
+                network=network,
+                train=self.train,
+                images=asked.images,
+                places=asked.places,
+                predictions=asked.predictions,
+                labels=asked.labels,
+                progress=self.progress,
+            )
+            started = self.clock("retraining", started)
         cards = (dataset_card(self.train), dataset_card(self.test))
-        self.clock("findings and fingerprints", started)
-        outputs = classes_of(network)
+        self.clock("fingerprints", started)
         return AuditRecord(
             model=model_card(
                 self.subject.module,
                 name=self.subject.name,
-                classes=class_names(outputs, self.subject.classes, self.train.classes),
+                classes=names,
                 preprocessing=self.subject.preprocessing,
             ),
             train=cards[0],
             test=cards[1],
             accuracy=tested.accuracy,
             queries=tuple(queries),
-            training_images=self.pictures,
+            training_images=self.mapper.pictures,
             suspect_labels=suspects,
             regions=regions,
             run=run_card(command, self.described(scores), self.seconds),
-            notes=notes_on(network, scores, self.train, self.test),
+            notes=(
+                *notes_on(network, scores, self.train, self.test),
+                *self.notes,
+                *self.stood_in(),
+            ),
+            harmful=harmful,
+            groups=groups,
+            removal=removal,
         )
+
+    def stood_in(self) -> tuple[str, ...]:
+        """Return a note if another map than the default one had to be drawn."""
+        if not self.mapper.stand_in or self.mapper.drawn is None:
+            return ()
+        return (f"On training images {self.mapper.drawn.name} stands in: {self.mapper.stand_in}",)
 
     def described(self, scores: Influence) -> dict[str, Any]:
         """Return the settings for the record."""
         s = self.settings
-        drawn = self.training_map or s.training_map
+        drawn = self.mapper.drawn or s.training_map
         return {
             "queries": s.queries if isinstance(s.queries, str) else list(s.queries),
             "count": s.count,
@@ -432,27 +331,9 @@ class Auditor:
             "training_method": str(drawn.method) if drawn else None,
             "training_map": drawn.name if drawn else None,
             "hold_weights": drawn.hold_weights if drawn else None,
+            "groups": {name: len(places) for name, places in s.groups.items()},
+            "removal": None if s.removal is None else str(s.removal),
         }
-
-
-def training_map_record(features: TrainingFeatures, row: int) -> MapRecord:
-    """Return one training image's map, as its reduction reads it."""
-    attribution = features.attribution
-    return map_record(attribution, row, attribution.method, features.maps[row])
-
-
-def map_record(
-    attribution: Attribution, row: int, method: Method, values: Tensor | None = None
-) -> MapRecord:
-    """Return one image's map; channels are summed if it does not come as one number per pixel."""
-    pixels = attribution.values[row].sum(dim=0) if values is None else values
-    return MapRecord(
-        values=np.ascontiguousarray(pixels.detach().float().cpu().numpy(), dtype=np.float32),
-        method=str(method),
-        total=float(attribution.total[row]),
-        explained=float(attribution.explained[row]),
-        gap=None if attribution.gap is None else float(attribution.gap[row]),
-    )
 
 
 def classes_of(network: Network) -> int:
@@ -461,20 +342,16 @@ def classes_of(network: Network) -> int:
         return int(network(network.example).shape[1])
 
 
-def notes_on(
-    network: Network, scores: Influence, train: ImageData, test: ImageData
-) -> tuple[str, ...]:
+def notes_on(network: Network, scores: Influence, train: ImageData, test: ImageData) -> list[str]:
     """Return what a reader must know to judge the result."""
-    notes = []
+    notes: list[str] = []
     if scores.zero_gradients:
         notes.append(
             f"{scores.zero_gradients} training images have no gradient at all; their scores are 0."
         )
-    if scores.zero_queries.any():
-        notes.append(
-            f"{int(scores.zero_queries.sum())} queries have no gradient at all; all their "
-            f"scores are 0."
-        )
+    zero = scores.zero_queries[: scores.scores.shape[1]]
+    if zero.any():
+        notes.append(f"{int(zero.sum())} queries have no gradient at all; all their scores are 0.")
     if scores.coverage < 1:
         notes.append(f"Gradients were compared over {scores.coverage:.0%} of the parameters.")
     if network.unread:
@@ -488,4 +365,4 @@ def notes_on(
         for data in (train, test)
         if data.skipped
     )
-    return tuple(notes)
+    return notes

@@ -1,221 +1,137 @@
 """Findings: what an audit holds to be suspicious, and by what measure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from whence.core import ImageData
 from whence.influence import Influence
-from whence.results import RegionRecord, SuspectLabel
+from whence.recipes.neighbours import Neighbours
+from whence.results import HarmfulImage, SuspectLabel
 
-__all__ = ["CarriedMap", "find_regions", "suspect_labels"]
+__all__ = ["harmful_images", "sampled", "suspect_labels"]
 
-Picture = NDArray[np.uint8]
+HIGH = 0.9
+"""Self-influence is evidence from here on, as a share of the training images."""
 
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CarriedMap:
-    """The map of a training image that speaks for some prediction.
-
-    Args:
-        index: The training image.
-        label: Its label.
-        values: Its signed map, ``(h, w)``.
-        picture: The image, ``(h, w, 3)``.
-    """
-
-    index: int
-    label: int
-    values: NDArray[np.float32]
-    picture: Picture
+MOST = 0.5
+"""Disagreement is evidence beyond even odds."""
 
 
 def suspect_labels(
-    influence: Influence, train: ImageData, count: int | None = None
+    influence: Influence,
+    train: ImageData,
+    count: int | None = None,
+    neighbours: Neighbours | None = None,
 ) -> tuple[SuspectLabel, ...]:
     """Return the training images whose label looks wrong, the most suspicious first.
 
-    Of the training images that the model would label otherwise, those with the largest
-    self-influence (the squared norm of the loss gradient): the model had to bend most for them.
+    Three kinds of evidence are put together. *Self-influence*, the squared norm of the loss
+    gradient: the model had to bend most for the image. *Prediction*: the model would label it
+    otherwise. And what is around it: its *neighbours*, the training images most like it to the
+    model, have another label, or the *influences* on its label by the last layer's gradients
+    mostly speak against it. The last two also find labels that the model has learnt by heart,
+    which the others miss. The order is by the rank of the self-influence plus the neighbours'
+    disagreement.
 
     Args:
         influence: Scores of the training data; their squared norms are used, not the scores.
         train: The training data, for names.
-        count: How many; by default all that the model contradicts with more than even odds, and
-            at most one in ten of the training images.
+        count: How many; by default all that the model contradicts with more than even odds, or
+            whose neighbours do and something else with them, and at most one in ten of the
+            training images.
+        neighbours: What is around them; without it only the model's predictions disagree.
     """
+    own = influence.self_influence
+    rank = own.argsort().argsort().double() / max(len(own) - 1, 1)
     wrong = influence.predictions != influence.labels
-    sure = wrong if count is not None else wrong & (influence.confidences > 0.5)  # noqa: PLR2004 - even odds
-    places = sure.nonzero().flatten()
-    order = influence.self_influence[places].argsort(descending=True, stable=True)
+    sure = wrong & (influence.confidences > MOST)
+    suggested, chance = influence.predictions.clone(), influence.confidences.clone()
+    around: dict[str, Tensor] = {}
+    chosen = (wrong if count is not None else sure).clone()
+    order = own.double()
+    if neighbours is not None:
+        around = {
+            "neighbours": neighbours.disagreement,
+            "influences": neighbours.opposition,
+        }
+        apart = around["neighbours"] > MOST
+        chosen |= apart & ((rank >= HIGH) | (around["influences"] > MOST))
+        told = ~wrong & apart
+        suggested[told] = neighbours.labels[told]
+        chance[told] = neighbours.probabilities[told].to(chance)
+        order = rank + around["neighbours"].nan_to_num(0.0).double()
+        chosen &= suggested != influence.labels
+    places = chosen.nonzero().flatten()
+    ranked = places[order[places].argsort(descending=True, stable=True)]
     most = count if count is not None else max(1, len(wrong) // 10)
-    return tuple(
-        SuspectLabel(
-            index=int(influence.indices[i]),
-            name=train.name(int(influence.indices[i])),
-            label=int(influence.labels[i]),
-            suggested=int(influence.predictions[i]),
-            confidence=float(influence.confidences[i]),
-            score=float(influence.self_influence[i]),
+    found = []
+    for i in ranked[:most].tolist():
+        index = int(influence.indices[i])
+        values = {name: float(value[i]) for name, value in around.items()}
+        evidence = [
+            *(["self-influence"] if rank[i] >= HIGH else []),
+            *(["prediction"] if sure[i] else []),
+            *(name for name, value in values.items() if value > MOST),
+        ]
+        known = {name: None if value != value else value for name, value in values.items()}  # noqa: PLR0124 - NaN
+        found.append(
+            SuspectLabel(
+                index=index,
+                name=train.name(index),
+                label=int(influence.labels[i]),
+                suggested=int(suggested[i]),
+                confidence=float(chance[i]),
+                score=float(own[i]),
+                rank=float(rank[i]),
+                disagreement=known.get("neighbours"),
+                opposition=known.get("influences"),
+                evidence=tuple(evidence),
+            )
         )
-        for i in places[order][:most].tolist()
-    )
+    return tuple(found)
 
 
-def find_regions(
-    maps: Sequence[CarriedMap],
-    reference: Sequence[Picture],
+def harmful_images(
+    harm: Mapping[int, Tensor],
+    influence: Influence,
+    train: ImageData,
     *,
-    fewest: int = 8,
-    ratio: float = 2.0,
-    agreement: float = 0.5,
-    least: float = 0.1,
-    most: int = 2,
-) -> tuple[RegionRecord, ...]:
-    """Return regions that keep carrying influence across the training images of a class.
-
-    For each class, the positive parts of the maps of its training images, each of unit mass, are
-    averaged, and the box is taken in which the average departs most from a flat one: the largest
-    Kullback-Leibler divergence between the box's share of the mass and of the area. A box is
-    reported if the maps of enough different images agree on it; then the next is looked for.
-
-    An object that always stands in the same place makes a region too; ``similarity`` tells a
-    pasted patch (near 1: the pixels hardly differ from image to image) from an object (near 0).
-    The most similar come first.
+    first: int = 10,
+    most: int = 24,
+) -> tuple[HarmfulImage, ...]:
+    """Return the training images that harm the most predictions.
 
     Args:
-        maps: Maps of training images that speak for predictions.
-        reference: Pictures of arbitrary training images, against which pixels are compared.
-        fewest: Different images that must agree; more than one prediction's proponents.
-        ratio: The mass inside must be this many times the box's share of the area.
-        agreement: Share of the maps that must reach this ratio.
-        least: The box must hold at least this share of the mass.
-        most: Regions of one class, at most.
+        harm: For each wrongly predicted test image, by place, how much every training image
+            speaks for the prediction rather than for the label, ``(n,)``.
+        influence: Scores of the same training images.
+        train: The training data, for names.
+        first: How many images of each prediction are counted.
+        most: How many are returned.
     """
-    found: list[RegionRecord] = []
-    for label in sorted({m.label for m in maps}):
-        own = [m for m in maps if m.label == label and (m.values > 0).any()]
-        if len({m.values.shape for m in own}) != 1:
-            continue
-        single = one_each(own)
-        shares = np.stack([m.values for m in single])
-        rest = shares.mean(axis=0)
-        for _ in range(most):
-            box = best_box(rest)
-            inside, area = mass_in(shares, box), area_of(box, rest.shape)
-            agreeing = inside >= ratio * area
-            rest = rest.copy()
-            rest[box[1] : box[3], box[0] : box[2]] = 0
-            enough = agreeing.sum() >= fewest and agreeing.mean() >= agreement
-            if not enough or inside.mean() < max(least, ratio * area):
-                continue
-            carriers = [m for m, agrees in zip(single, agreeing, strict=True) if agrees]
-            found.append(
-                RegionRecord(
-                    box=box,
-                    label=label,
-                    mass=float(inside.mean()),
-                    area=area,
-                    images=tuple(sorted(m.index for m in carriers)),
-                    maps=len(own),
-                    similarity=similarity([m.picture for m in carriers], reference, box),
-                )
-            )
-    return tuple(sorted(found, key=lambda r: (r.similarity, r.ratio), reverse=True))
-
-
-def one_each(maps: Sequence[CarriedMap]) -> list[CarriedMap]:
-    """Return one map for each training image: the mean over the predictions it speaks for."""
-    groups: dict[int, list[CarriedMap]] = {}
-    for m in maps:
-        groups.setdefault(m.index, []).append(m)
-    return [
-        CarriedMap(
-            index=index,
-            label=group[0].label,
-            values=np.mean([positive_share(m.values) for m in group], axis=0, dtype=np.float32),
-            picture=group[0].picture,
+    queries: dict[int, list[int]] = {}
+    shares = torch.zeros(len(influence.indices), dtype=torch.float64)
+    for place, scores in harm.items():
+        positive = scores.double().clamp(min=0)
+        shares += positive / positive.sum().clamp(min=torch.finfo(torch.float64).tiny)
+        top = positive.topk(min(first, len(positive)))
+        for row, value in zip(top.indices.tolist(), top.values.tolist(), strict=True):
+            if value > 0:
+                queries.setdefault(row, []).append(place)
+    shares /= max(len(harm), 1)
+    rows = sorted(queries, key=lambda row: (-len(queries[row]), -float(shares[row]), row))
+    return tuple(
+        HarmfulImage(
+            index=int(influence.indices[row]),
+            name=train.name(int(influence.indices[row])),
+            label=int(influence.labels[row]),
+            queries=tuple(queries[row]),
+            share=float(shares[row]),
         )
-        for index, group in groups.items()
-    ]
-
-
-def positive_share(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the positive part of a map, of unit mass."""
-    positive = np.maximum(values, 0).astype(np.float32)
-    total = positive.sum()
-    return positive / total if total > 0 else positive
-
-
-def best_box(mean: NDArray[np.float32]) -> tuple[int, int, int, int]:
-    """Return the box in which a map of unit mass departs most from a flat one."""
-    rows, columns = mean.shape
-    integral = np.zeros((rows + 1, columns + 1))
-    integral[1:, 1:] = mean.cumsum(axis=0).cumsum(axis=1)
-    best, box = -np.inf, (0, 0, columns, rows)
-    for height in lengths(rows):
-        for width in lengths(columns):
-            area = height * width / (rows * columns)
-            mass = (
-                integral[height:, width:]
-                - integral[:-height, width:]
-                - integral[height:, :-width]
-                + integral[:-height, :-width]
-            )
-            gain = divergence(mass, area)
-            top, left = np.unravel_index(gain.argmax(), gain.shape)
-            if gain[top, left] > best:
-                best = gain[top, left]
-                box = (int(left), int(top), int(left) + width, int(top) + height)
-    return box
-
-
-def lengths(side: int) -> list[int]:
-    """Return the side lengths of boxes to try: small ones all, larger ones in steps."""
-    most = max(1, side // 2)
-    steps = {max(1, round(side * k / 48)) for k in range(1, 25)}
-    return sorted(n for n in steps if n <= most)
-
-
-def divergence(mass: NDArray[np.float64], area: float) -> NDArray[np.float64]:
-    """Return the divergence of a two-part split, where the box holds more than its share."""
-    inside = np.clip(mass, 1e-12, 1 - 1e-12)
-    value: NDArray[np.float64] = inside * np.log(inside / area) + (1 - inside) * np.log(
-        (1 - inside) / (1 - area)
+        for row in rows[:most]
     )
-    return np.where(mass > area, value, -np.inf)
-
-
-def mass_in(shares: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """Return each map's mass inside a box."""
-    left, top, right, bottom = box
-    inside: NDArray[np.float32] = shares[:, top:bottom, left:right].sum(axis=(1, 2))
-    return inside
-
-
-def area_of(box: tuple[int, int, int, int], shape: Sequence[int]) -> float:
-    """Return a box's share of an image."""
-    left, top, right, bottom = box
-    return (right - left) * (bottom - top) / (shape[0] * shape[1])
-
-
-def similarity(
-    pictures: Sequence[Picture], reference: Sequence[Picture], box: tuple[int, int, int, int]
-) -> float:
-    """Return how alike some pictures are inside a box: 1 minus their share of the variance."""
-    left, top, right, bottom = box
-
-    def spread(some: Sequence[Picture]) -> float:
-        cropped = np.stack([p[top:bottom, left:right].astype(np.float64) for p in some])
-        return float(cropped.var(axis=0).mean())
-
-    whole = spread([*reference, *pictures])
-    return float(np.clip(1 - spread(pictures) / whole, -1, 1)) if whole > 0 else 0.0
 
 
 def sampled(count: int, most: int, seed: int = 0) -> list[int]:

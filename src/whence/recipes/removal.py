@@ -148,6 +148,10 @@ class RemovalCurve:
         flips: Whether the prediction is another one, ``(p, q)``, 0 or 1.
         control_change: The same for as many random images, mean over draws, ``(p, q)``.
         control_flips: As above, the share of draws.
+        before_right: Whether the truth was predicted with all images, ``(q,)``; None if no truth
+            was given.
+        right: Whether it is predicted, ``(p, q)``, 0 or 1.
+        control_right: As above, the share of draws.
     """
 
     counts: tuple[int, ...]
@@ -156,6 +160,9 @@ class RemovalCurve:
     flips: Tensor
     control_change: Tensor
     control_flips: Tensor
+    before_right: Tensor | None = None
+    right: Tensor | None = None
+    control_right: Tensor | None = None
 
     @property
     def excess(self) -> Tensor:
@@ -168,12 +175,13 @@ class RemovalCurve:
         return self.excess.mean(dim=0)
 
 
-def removal_curve(
+def removal_curve(  # noqa: PLR0913 - keywords, each with a default
     influence: Influence,
     retrain: Retrain,
     labels: Int[Tensor, " q"],
     *,
     counts: Sequence[int],
+    truth: Int[Tensor, " q"] | None = None,
     together: bool = False,
     draws: int = 3,
     seed: int = 0,
@@ -192,6 +200,8 @@ def removal_curve(
             training set, ``n`` being the number of scored images, so all must be usable.
         labels: The classes of the queries whose margins are looked at, ``(q,)``.
         counts: How many images to remove, ascending.
+        truth: The true classes of the queries, to see which predictions become right; -1 where
+            there is none.
         together: Remove the images with the highest mean score over all queries, one ranking for
             all of them, instead of each query's own.
         draws: Random subsets for each count.
@@ -230,10 +240,16 @@ def removal_curve(
             keep[orders[:count, column]] = False
             subsets.append(keep)
     logits = trained_on(torch.stack(subsets), retrain, queries, at_once, progress)
-    return curve_of(logits, labels.cpu(), tuple(counts), order.shape[1])
+    return curve_of(logits, labels.cpu(), tuple(counts), order.shape[1], truth)
 
 
-def curve_of(logits: Tensor, labels: Tensor, counts: tuple[int, ...], columns: int) -> RemovalCurve:
+def curve_of(
+    logits: Tensor,
+    labels: Tensor,
+    counts: tuple[int, ...],
+    columns: int,
+    truth: Tensor | None = None,
+) -> RemovalCurve:
     """Return the curve of the logits of all subsets: with all images, then count by count."""
     subsets, queries, _ = logits.shape
     margins = torch.stack([Margin(labels)(row) for row in logits])
@@ -241,6 +257,8 @@ def curve_of(logits: Tensor, labels: Tensor, counts: tuple[int, ...], columns: i
     shape = (len(counts), (subsets - 1) // len(counts), queries)
     change = (margins[1:] - margins[0]).reshape(shape)
     flips = (predictions[1:] != predictions[0]).double().reshape(shape)
+    right = None if truth is None else (predictions == truth.cpu()).double()
+    later = None if right is None else right[1:].reshape(shape)
 
     def own(values: Tensor) -> Tensor:
         if columns == 1:
@@ -254,6 +272,9 @@ def curve_of(logits: Tensor, labels: Tensor, counts: tuple[int, ...], columns: i
         flips=own(flips),
         control_change=change[:, columns:].mean(dim=1),
         control_flips=flips[:, columns:].mean(dim=1),
+        before_right=None if right is None else right[0],
+        right=None if later is None else own(later),
+        control_right=None if later is None else later[:, columns:].mean(dim=1),
     )
 
 

@@ -1,7 +1,7 @@
 """Frozen records of what was found, and their files. Needs no torch.
 
 :func:`save_audit` and :func:`load_audit` (and the same for explanations) write and read
-``audit.json`` + ``arrays.npz`` + ``influences.csv``; :func:`new_folder` makes a result folder
+``audit.json`` + ``arrays.npz`` + tables as CSV; :func:`new_folder` makes a result folder
 appear all at once or not at all.
 """
 
@@ -18,11 +18,14 @@ from whence.results.records import (
     AuditRecord,
     DatasetCard,
     ExplanationRecord,
+    GroupRecord,
+    HarmfulImage,
     InfluenceRecord,
     MapRecord,
     ModelCard,
     QueryRecord,
     RegionRecord,
+    RemovalRecord,
     RunCard,
     SuspectLabel,
     TrainingImage,
@@ -42,12 +45,15 @@ __all__ = [
     "AuditRecord",
     "DatasetCard",
     "ExplanationRecord",
+    "GroupRecord",
+    "HarmfulImage",
     "InfluenceRecord",
     "IntervalRecord",
     "MapRecord",
     "ModelCard",
     "QueryRecord",
     "RegionRecord",
+    "RemovalRecord",
     "RunCard",
     "SuspectLabel",
     "TrainingImage",

@@ -23,13 +23,14 @@ def check_audit(record: AuditRecord) -> None:
     """
     for place, label in _labels_of(record):
         _check_class(label, len(record.model.classes), place)
+    _check_columns(record)
     for index, image in record.training_images.items():
         _check_picture(image.picture, f"training_images/{index}/picture")
     for at, query in enumerate(record.queries):
         place = f"queries/{at}"
         _check_picture(query.picture, f"{place}/picture")
         _check_map(query.attribution, f"{place}/attribution")
-        for influence in (*query.proponents, *query.opponents):
+        for influence in (*query.proponents, *query.opponents, *query.harmful):
             _check_map(influence.map, f"{place}, training image {influence.index}")
             if influence.index not in record.training_images:
                 msg = (
@@ -70,6 +71,35 @@ def _labels_of(record: AuditRecord) -> Iterator[tuple[str, int]]:
         yield f"suspect_labels/{at}/suggested", suspect.suggested
     for at, region in enumerate(record.regions):
         yield f"regions/{at}/label", region.label
+    for at, harmful in enumerate(record.harmful):
+        yield f"harmful/{at}/label", harmful.label
+
+
+def _check_columns(record: AuditRecord) -> None:
+    """Check that groups and removals have one value for each prediction."""
+    count = len(record.queries)
+    for at, group in enumerate(record.groups):
+        for name in ("scores", "means", "others"):
+            if len(getattr(group, name)) != count:
+                msg = (
+                    f"groups/{at}/{name} needs one value for each of {count} queries, but has "
+                    f"{len(getattr(group, name))}."
+                )
+                raise RecordError(msg)
+    removal = record.removal
+    if removal is None:
+        return
+    known = {query.index for query in record.queries}
+    rows = [removal.change, removal.flips, removal.control_change, removal.control_flips]
+    rows += [each for each in (removal.right, removal.control_right) if each]
+    shape = (len(removal.counts), len(removal.queries))
+    fitting = all(len(each) == shape[0] and {len(r) for r in each} <= {shape[1]} for each in rows)
+    if not fitting or len(removal.before) != shape[1] or not set(removal.queries) <= known:
+        msg = (
+            f"removal needs values for {shape[0]} counts and {shape[1]} audited queries, in every "
+            f"table of it."
+        )
+        raise RecordError(msg)
 
 
 def _check_class(label: int, classes: int, place: str) -> None:

@@ -5,7 +5,6 @@ A folder holds ``audit.json`` (or ``explanation.json``), ``arrays.npz`` and, for
 is a pickle. Only this module knows the format.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from whence.results.check import check_audit, check_explanation
 from whence.results.coding import Arrays, decode, encode
 from whence.results.folder import write_whole
 from whence.results.records import SCHEMA_VERSION, AuditRecord, ExplanationRecord
+from whence.results.tables import audit_tables, influence_table
 
 __all__ = [
     "influence_table",
@@ -38,7 +38,7 @@ Record = TypeVar("Record")
 
 
 def save_audit(record: AuditRecord, folder: str | Path) -> None:
-    """Write ``audit.json``, ``arrays.npz`` and ``influences.csv`` into a folder.
+    """Write ``audit.json``, ``arrays.npz`` and tables as CSV into a folder.
 
     The JSON comes last, so a folder that has one is complete.
 
@@ -53,8 +53,8 @@ def save_audit(record: AuditRecord, folder: str | Path) -> None:
     """
     check_audit(record)
     target = _prepare(folder)
-    table = influence_table(record).encode("utf-8", "backslashreplace")
-    write_whole(target / "influences.csv", table)
+    for name, table in audit_tables(record).items():
+        write_whole(target / name, table.encode("utf-8", "backslashreplace"))
     write_record(record, target, "audit")
 
 
@@ -93,37 +93,6 @@ def load_explanation(folder: str | Path) -> ExplanationRecord:
     record = read_record(Path(folder), "explanation", ExplanationRecord)
     check_explanation(record)
     return record
-
-
-def influence_table(record: AuditRecord) -> str:
-    """All influences as CSV, one row per query and training image.
-
-    Ranks start at 1, separately for proponents and opponents; the strongest comes first.
-    """
-    classes = record.model.classes
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("query", "prediction", "side", "rank", "training_index", "training_name", "label", "score")
-    )
-    for query in record.queries:
-        sides = (("proponent", query.proponents), ("opponent", query.opponents))
-        for side, influences in sides:
-            for rank, influence in enumerate(influences, start=1):
-                image = record.training_images[influence.index]
-                writer.writerow(
-                    (
-                        query.name,
-                        classes[query.prediction],
-                        side,
-                        rank,
-                        influence.index,
-                        image.name,
-                        classes[image.label],
-                        repr(float(influence.score)),
-                    )
-                )
-    return text.getvalue()
 
 
 def _prepare(folder: str | Path) -> Path:

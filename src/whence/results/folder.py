@@ -17,6 +17,9 @@ RESULT_FILES = (
     "explanation.json",
     "arrays.npz",
     "influences.csv",
+    "suspects.csv",
+    "groups.csv",
+    "removal.csv",
     "overlay.png",
     "report.html",
 )

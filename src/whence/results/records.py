@@ -15,11 +15,14 @@ __all__ = [
     "AuditRecord",
     "DatasetCard",
     "ExplanationRecord",
+    "GroupRecord",
+    "HarmfulImage",
     "InfluenceRecord",
     "MapRecord",
     "ModelCard",
     "QueryRecord",
     "RegionRecord",
+    "RemovalRecord",
     "RunCard",
     "SuspectLabel",
     "TrainingImage",
@@ -105,7 +108,15 @@ class InfluenceRecord:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QueryRecord:
-    """One audited test image."""
+    """One audited test image.
+
+    Args:
+        harmful: If the prediction is wrong: training images that speak for it rather than for
+            the label, the strongest first. Their scores are differences: for the prediction,
+            minus for the label.
+        training_map: The name of the maps on its training images.
+        stand_in: Why these are not the maps that were to be made; empty if they are.
+    """
 
     index: int
     name: str
@@ -116,6 +127,9 @@ class QueryRecord:
     attribution: MapRecord
     proponents: tuple[InfluenceRecord, ...]
     opponents: tuple[InfluenceRecord, ...]
+    harmful: tuple[InfluenceRecord, ...] = ()
+    training_map: str = ""
+    stand_in: str = ""
 
 
 @final
@@ -126,9 +140,17 @@ class SuspectLabel:
     Args:
         index: Its place in the training set.
         label: The label that it has.
-        suggested: The label that the model would give.
+        suggested: The label that the model would give; where it agrees with the label, that of
+            most of its neighbours.
         confidence: The model's probability of the suggested label.
         score: Self-influence: the squared norm of its loss gradient.
+        rank: Share of the training images whose self-influence is lower.
+        disagreement: Share of the training images most like it, as the model sees them, that
+            have another label; weighted by how alike they are.
+        opposition: Share of the training images with the strongest influence on its label, by
+            the last layer's gradients, that speak against it.
+        evidence: Which of these speak for a wrong label: ``self-influence``, ``prediction``,
+            ``neighbours``, ``influences``.
     """
 
     index: int
@@ -137,6 +159,92 @@ class SuspectLabel:
     suggested: int
     confidence: float
     score: float
+    rank: float | None = None
+    disagreement: float | None = None
+    opposition: float | None = None
+    evidence: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HarmfulImage:
+    """A training image that speaks for wrong predictions, against their labels.
+
+    Args:
+        index: Its place in the training set.
+        queries: Places of the wrongly predicted test images among whose most harmful it is.
+        share: Its share of all that speaks for these predictions and against their labels, mean
+            over all wrong predictions that were looked at.
+    """
+
+    index: int
+    name: str
+    label: int
+    queries: tuple[int, ...]
+    share: float
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GroupRecord:
+    """What a group of training images did to the predictions, together.
+
+    Args:
+        name: What the group is.
+        kind: ``class``, ``region``, ``labels``, ``harmful`` or ``list``.
+        size: Training images in it.
+        scores: For each prediction the sum of their scores.
+        means: The mean score of one of them.
+        others: The mean score of a training image outside.
+        images: Their places in the training set; not for a class.
+    """
+
+    name: str
+    kind: str
+    size: int
+    scores: tuple[float, ...]
+    means: tuple[float, ...]
+    others: tuple[float, ...]
+    images: tuple[int, ...] = ()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RemovalRecord:
+    """What became of the predictions after training again without some training images.
+
+    Rows are the counts, columns the predictions. Changes are of the margin (log-odds) of the
+    class that was predicted, against training again with all images.
+
+    Args:
+        by: What was removed: each prediction's ``proponents``, or its ``harmful`` images.
+        retrain: How training was done again, as text.
+        counts: How many images were removed.
+        queries: Places of the test images concerned.
+        before: Margins after training again with all images.
+        change: Changes of the margin.
+        flips: Whether another class is predicted, 0 or 1.
+        right: Whether the label is predicted, 0 or 1; empty without labels.
+        control_change: The same without as many random images, mean over draws.
+        control_flips: As above, a share of the draws.
+        control_right: As above.
+        before_right: Whether the label was predicted with all images, for each prediction.
+        trainings: How many trainings there were.
+    """
+
+    by: str
+    retrain: str
+    counts: tuple[int, ...]
+    queries: tuple[int, ...]
+    before: tuple[float, ...]
+    change: tuple[tuple[float, ...], ...]
+    flips: tuple[tuple[float, ...], ...]
+    control_change: tuple[tuple[float, ...], ...]
+    control_flips: tuple[tuple[float, ...], ...]
+    right: tuple[tuple[float, ...], ...] = ()
+    control_right: tuple[tuple[float, ...], ...] = ()
+    before_right: tuple[float, ...] = ()
+    trainings: int = 0
 
 
 @final
@@ -153,6 +261,16 @@ class RegionRecord:
         images: Indices of the training images whose maps agree.
         maps: How many (query, training image) maps were looked at.
         similarity: How alike the pixels inside the box are from image to image, -1 to 1.
+        queries: Places of the test images whose predictions these maps explain.
+        shown_in: Those of them that show the same pixels themselves.
+        boxes: Each image's own box, in the order of ``images``, if the mark moves about; ``box``
+            is then the clearest one. Empty if all images share ``box``.
+        chance_mass: Of a mark in one place: the mass in the best box if each map is moved by a
+            random amount. Of one that moves: mean mass in random boxes of that size.
+        chance_images: Of one that moves: how many images agree if their maps are dealt out anew.
+        chance_similarity: How alike pixels are in the same box of other images of the class, or
+            in random boxes.
+        p: Share of the shuffles that agree as much, themselves counted in.
     """
 
     box: tuple[int, int, int, int]
@@ -162,6 +280,13 @@ class RegionRecord:
     images: tuple[int, ...]
     maps: int
     similarity: float
+    queries: tuple[int, ...] = ()
+    shown_in: tuple[int, ...] = ()
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    chance_mass: float | None = None
+    chance_images: float | None = None
+    chance_similarity: float | None = None
+    p: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -197,6 +322,10 @@ class AuditRecord:
     run: RunCard
     notes: tuple[str, ...] = ()
     """What a reader must know: limits, zero gradients, skipped images."""
+    harmful: tuple[HarmfulImage, ...] = ()
+    """Training images that harm the most predictions."""
+    groups: tuple[GroupRecord, ...] = ()
+    removal: RemovalRecord | None = None
 
 
 @final
