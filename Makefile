@@ -25,8 +25,8 @@ BENCH := .venv/.installed-bench
 PARITY := .venv/.installed-parity
 
 .PHONY: help demo test parity bench bench-attribution bench-coverage bench-xdnn bench-conversion
-.PHONY: bench-influence
-.PHONY: reproduce-xdnn reproduce-tfa reproduce-lds lint docs clean
+.PHONY: bench-influence bench-metrics bench-methods
+.PHONY: reproduce-xdnn reproduce-tfa reproduce-lds reproduce-harmonizing lint docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -65,6 +65,12 @@ bench-conversion: $(FULL) ## What each of 21 models would have to change to be a
 bench-influence: $(BENCH) ## Training-data attribution beside other libraries, in training steps
 	$(BIN)/python -m benchmarks.influence
 
+bench-metrics: $(BENCH) ## Metrics of attributions beside Quantus: time, and the same figures
+	$(BIN)/python -m benchmarks.metrics
+
+bench-methods: $(FULL) ## Methods x metrics where the truth is planted, on a CNN and a ViT
+	$(BIN)/python -m benchmarks.methods
+
 # The reproductions are slow, go on where they were stopped, and need the shared data.
 reproduce-xdnn: $(FULL) ## Hesse et al. 2021: accuracy, masking, contrast, priors, IDSDS; under an hour
 	$(BIN)/python -m reproductions.xdnn
@@ -74,6 +80,9 @@ reproduce-tfa: $(FULL) ## Bacha and George 2025: training-feature maps and their
 
 reproduce-lds: $(FULL) ## Linear datamodelling score of every scorer, beside other libraries
 	$(BIN)/python -m reproductions.lds
+
+reproduce-harmonizing: $(FULL) ## Kadir et al. 2023: are features of one architecture known to others?
+	$(BIN)/python -m reproductions.harmonizing
 
 docs: $(DOCS) ## The manual, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
