@@ -1,11 +1,13 @@
 """`whence audit`: where do these predictions come from?"""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.audit_summary import overview, show_audit
+from whence.cli.console import bars, command_line, say_json
 from whence.cli.options import (
     METHOD,
     OUTPUT,
@@ -23,13 +25,11 @@ from whence.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from whence.results import AuditRecord
+    from whence.recipes import Removal
 
-__all__ = ["audit", "overview", "show_audit"]
+__all__ = ["audit"]
 
-DATA, CHOICE = "Data", "What to look at"
-SHOWN = 5
-"""Suspicious labels that are printed; the report has them all."""
+DATA, CHOICE, REMOVAL = "Data", "What to look at", "Groups and removal"
 
 
 def audit(  # noqa: PLR0913 - one argument for each option
@@ -49,7 +49,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="A new folder for report.html, audit.json, arrays.npz and influences.csv.",
+            help="A new folder for report.html, audit.json, arrays.npz and tables as CSV.",
             rich_help_panel=OUTPUT,
         ),
     ],
@@ -173,6 +173,63 @@ def audit(  # noqa: PLR0913 - one argument for each option
             show_default=False,
         ),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="A list of training images, one place or file name per line, whose influence is "
+            "summed; may be given several times. Classes and findings are groups anyway.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = None,
+    removal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTS",
+            help="Train again without so many of the images of highest score, such as 5,20,80, "
+            "and without as many random ones, and see what becomes of the predictions.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = None,
+    removal_by: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="What is removed: proponents of each prediction; or harmful: of wrong ones, what "
+            "speaks for them rather than for the label.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = "proponents",
+    removal_together: Annotated[
+        bool,
+        typer.Option(
+            "--removal-together",
+            help="One ranking for all predictions instead of each its own: fewer trainings.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = False,
+    removal_draws: Annotated[
+        int,
+        typer.Option(min=1, help="Random subsets of each count.", rich_help_panel=REMOVAL),
+    ] = 3,
+    retrain: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="last-layer: fit it anew on the features as they are; fine-tune: so many steps "
+            "from the weights as they are. Neither is a training from scratch.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = "last-layer",
+    retrain_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of it: penalty=0.003 of last-layer; steps=100, rate=0.001, "
+            "batch_size=32, seed=0 of fine-tune.",
+            rich_help_panel=REMOVAL,
+        ),
+    ] = None,
     batch_size: BatchSize = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -186,10 +243,19 @@ def audit(  # noqa: PLR0913 - one argument for each option
     from whence.attribution import method_named
     from whence.influence import scorer_named
     from whence.recipes import audit as run
-    from whence.recipes import load_case, load_subject
+    from whence.recipes import load_case, load_subject, read_group
     from whence.recipes.load import load_checkpoints, pairs
 
     chosen = places(queries)
+    groups = dict(read_group(text) for text in group or ())
+    without = removed(
+        removal,
+        by=removal_by,
+        together=removal_together,
+        draws=removal_draws,
+        retrain=retrain,
+        settings=retrain_set or (),
+    )
     loaded = load_subject(
         model,
         weights=weights,
@@ -228,6 +294,8 @@ def audit(  # noqa: PLR0913 - one argument for each option
                 normalisation=units,
             ),
             hold_weights=hold_weights,
+            groups=groups,
+            removal=without,
             batch_size=batch_size,
             overwrite=overwrite,
             command=command_line(),
@@ -252,102 +320,36 @@ def places(queries: str) -> str | list[int]:
         raise SettingError(msg) from error
 
 
-def overview(record: "AuditRecord", out: Path) -> dict[str, Any]:
-    """Return what an audit found, without pictures and maps, as a program reads it."""
-    names = record.model.classes
-    return {
-        "out": str(out),
-        "report": str(out / "report.html"),
-        "model": {"name": record.model.name, "fingerprint": record.model.fingerprint},
-        "accuracy": record.accuracy,
-        "queries": [
-            {
-                "index": query.index,
-                "name": query.name,
-                "label": None if query.label is None else names[query.label],
-                "prediction": names[query.prediction],
-                "confidence": query.confidence,
-                "proponents": [{"index": p.index, "score": p.score} for p in query.proponents],
-                "opponents": [{"index": p.index, "score": p.score} for p in query.opponents],
-            }
-            for query in record.queries
-        ],
-        "suspect_labels": [
-            {
-                "index": one.index,
-                "name": one.name,
-                "label": names[one.label],
-                "suggested": names[one.suggested],
-                "confidence": one.confidence,
-                "score": one.score,
-            }
-            for one in record.suspect_labels
-        ],
-        "regions": [
-            {
-                "box": list(region.box),
-                "class": names[region.label],
-                "mass": region.mass,
-                "area": region.area,
-                "images": list(region.images),
-                "similarity": region.similarity,
-            }
-            for region in record.regions
-        ],
-        "skipped": [
-            {"data": card.name, "name": name, "reason": reason}
-            for card in (record.train, record.test)
-            for name, reason in card.skipped
-        ],
-        "notes": list(record.notes),
-        "seconds": record.run.seconds,
-    }
+def removed(
+    counts: str | None,
+    *,
+    by: str,
+    together: bool,
+    draws: int,
+    retrain: str,
+    settings: Sequence[str],
+) -> "Removal | None":
+    """Return what to remove, if anything."""
+    from whence.errors import SettingError
+    from whence.recipes import Removal
+    from whence.recipes.load import pairs, parsed
+    from whence.recipes.retrain import way_named
 
-
-def show_audit(record: "AuditRecord", out: Path, *, verbose: bool) -> None:
-    """Print what an audit found, in a screenful."""
-    names = record.model.classes
-    accuracy = "" if record.accuracy is None else f", accuracy {100 * record.accuracy:.1f} %"
-    say(bold(f"{record.model.name}") + f" on {record.test.name}{accuracy}")
-    say(f"{len(record.queries)} test images traced to {record.train.count} training images.")
-    if record.suspect_labels:
-        say(f"\n{bold('Labels that look wrong')} ({len(record.suspect_labels)})")
-        rows = [
-            (
-                f"  {one.name}",
-                f"labelled {names[one.label]}",
-                f"looks like {names[one.suggested]} ({100 * one.confidence:.0f} %)",
-            )
-            for one in record.suspect_labels[:SHOWN]
-        ]
-        say(table(rows))
-        if len(record.suspect_labels) > SHOWN:
-            say(faint(f"  and {len(record.suspect_labels) - SHOWN} more"))
-    if record.regions:
-        say(f"\n{bold('Regions that keep carrying influence')}")
-        rows = [
-            (
-                f"  {names[region.label]}",
-                (
-                    f"columns {region.box[0]}-{region.box[2] - 1}, "
-                    f"rows {region.box[1]}-{region.box[3] - 1}"
-                ),
-                (
-                    f"{100 * region.mass:.0f} % of the influence on {100 * region.area:.1f} % of "
-                    f"the area, in {len(region.images)} images; pixels alike "
-                    f"{region.similarity:.2f}"
-                ),
-            )
-            for region in record.regions
-        ]
-        say(table(rows))
-    skipped = [*record.train.skipped, *record.test.skipped]
-    if skipped:
-        say(f"\n{bold('Left out')} ({len(skipped)})")
-        say(table([(f"  {name}", reason) for name, reason in skipped[:SHOWN]]))
-        if len(skipped) > SHOWN:
-            say(faint(f"  and {len(skipped) - SHOWN} more"))
-    if verbose:
-        say(f"\n{bold('Seconds')}")
-        say(table([(f"  {stage}", f"{took:.2f}") for stage, took in record.run.seconds.items()]))
-    say(f"\n{bold('Report')}  {out / 'report.html'}")
+    given = {key: parsed(text) for key, text in pairs(settings, "steps=100").items()}
+    if counts is None:
+        if given:
+            msg = "--retrain-set needs --removal with numbers of images, such as --removal 5,20,80."
+            raise SettingError(msg)
+        return None
+    try:
+        numbers = tuple(int(part) for part in counts.split(","))
+    except ValueError as error:
+        msg = f"--removal takes numbers of images such as 5,20,80; got {counts!r}."
+        raise SettingError(msg) from error
+    return Removal(
+        counts=numbers,
+        by=by,
+        retrain=way_named(retrain, given),
+        together=together,
+        draws=draws,
+    )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whence.cli.audit import overview, show_audit
+from whence.cli.audit_summary import overview, show_audit
 from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
 from whence.cli.options import OUTPUT, Json, Verbose
 

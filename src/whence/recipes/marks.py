@@ -63,6 +63,10 @@ class Mark:
     centre: int
 
 
+Found = tuple[Mark, Pieces, int, Values, float]
+"""A mark, all windows of its size, their side, windows at random places, and their variance."""
+
+
 def find_marks(
     maps: Sequence[CarriedMap],
     reference: Sequence[Picture],
@@ -119,7 +123,7 @@ def best_mark(
     arbitrary = [pooled(one, factor) for one in reference]
     generator = np.random.default_rng(0)
     orders = [generator.permutation(len(single)) for _ in range(SHUFFLES)]
-    best: tuple[Mark, Pieces, int, Values, float] | None = None
+    best: Found | None = None
     most = np.zeros(SHUFFLES)
     chance = np.zeros(SHUFFLES)
     for side in sides_of(shares.shape[1:]):
@@ -133,8 +137,8 @@ def best_mark(
             if dealt is not None and dealt.excess > most[k]:
                 most[k], chance[k] = dealt.excess, len(dealt.rows)
         if mark is not None and (best is None or mark.excess > best[0].excess):
-            best = (mark, pieces, side, anyhow, spread)
-    if best is None or len(best[0].rows) < fewest:
+            best = (mark, pieces, side, random_crops(pictures, side, generator), spread)
+    if best is None or len(best[0].rows) < fewest or best[4] <= 0:
         return None
     p = float((1 + (most >= best[0].excess).sum()) / (1 + SHUFFLES))
     if p > level:
@@ -143,7 +147,7 @@ def best_mark(
 
 
 def region_of(
-    best: tuple[Mark, Pieces, int, Values, float],
+    best: Found,
     maps: Sequence[CarriedMap],
     single: Sequence[CarriedMap],
     queries: Mapping[int, Picture],
@@ -153,14 +157,14 @@ def region_of(
     p: float,
 ) -> RegionRecord:
     """Return a mark as a region, with its evidence."""
-    mark, pieces, side, anyhow, spread = best
+    mark, pieces, side, random, spread = best
     centre = pieces.crops[mark.centre][None]
     rows = sorted(mark.rows.tolist(), key=lambda r: single[int(pieces.owners[r])].index)
     images = tuple(single[int(pieces.owners[r])].index for r in rows)
     boxes = tuple(box_of(pieces.corners[r], side, factor) for r in rows)
     area = side**2 / (shape[0] * shape[1])
     asked = sorted({m.query for m in maps if m.index in set(images) and m.query >= 0})
-    own = 1 - spread_of(pieces.crops[rows]) / spread if spread > 0 else 0.0
+    own = 1 - spread_of(pieces.crops[rows]) / spread
     shown = [
         q
         for q in asked
@@ -181,7 +185,7 @@ def region_of(
         boxes=boxes,
         chance_mass=area,
         chance_images=float(chance),
-        chance_similarity=float(np.clip(likeness(anyhow, centre, spread).mean(), -1, 1)),
+        chance_similarity=float(np.clip(1 - spread_of(random) / spread, -1, 1)),
         p=p,
     )
 

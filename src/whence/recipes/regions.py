@@ -34,6 +34,9 @@ ALIKE = 0.6
 MARK = 0.8
 """From this similarity on a region is a mark, which need not be in most of a class's images."""
 
+LEAST = 0.25
+"""Below this similarity a region is where the object is, and nothing else."""
+
 RANDOM_BOXES = 20
 
 
@@ -46,6 +49,9 @@ def find_shortcuts(
 ) -> tuple[RegionRecord, ...]:
     """Return regions in one place, and marks that move about, the most alike first.
 
+    Regions in one place whose pixels are hardly alike, or no more than in random boxes, are left
+    out: there the object is, and the maps are right to be.
+
     Args:
         maps: Maps of training images that speak for predictions.
         reference: Pictures of arbitrary training images, against which pixels are compared.
@@ -57,7 +63,8 @@ def find_shortcuts(
     known = {i for r in fixed if r.similarity >= MARK for i in r.images}
     rest = [m for m in maps if m.index not in known]
     moving = find_marks(rest, reference, shown, fewest=fewest)
-    return tuple(sorted([*fixed, *moving], key=lambda r: (r.similarity, r.ratio), reverse=True))
+    alike = [r for r in fixed if r.similarity > max(LEAST, r.chance_similarity or 0.0)]
+    return tuple(sorted([*alike, *moving], key=lambda r: (r.similarity, r.ratio), reverse=True))
 
 
 def find_regions(

@@ -55,7 +55,7 @@ class LastLayer:
     """
 
     penalty: float = 3e-3
-    tolerance: float = 1e-6
+    tolerance: float = 1e-5
     steps: int = 100
 
     def of(
