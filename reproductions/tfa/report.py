@@ -11,6 +11,7 @@ from reproductions.tfa.tables import (
     LOST,
     Rows,
     against,
+    beside,
     comparison,
     groups_of,
     interval,
@@ -41,7 +42,8 @@ Made by `python -m reproductions.tfa`; every number below was printed by it.
 Rows that begin with `2:` are the two-step baseline: retrieve by Grad-Cos, then an ordinary
 attribution of the retrieved image for its own label, which knows no query. `tfa` is the map of
 Bacha and George (2025). Re-initialised rows are made on the network with other weights; `contrast
-alone` is how much a pixel differs from the blurred image, and knows no network at all.
+alone` is how much a pixel differs from the blurred image, and knows no network at all: where it
+is high (the square and the object on drawn shapes), a measure is easy.
 `shared-evidence` is the default of `whence`; `neutral` leaves out what the query shares with an
 average image of the training image's class, and `strict` gives no weight to what has no evidence
 for the label. The floor that tells the default from `strict` was chosen on other seeds (10, 11).
@@ -128,7 +130,15 @@ def verdicts(groups: Mapping[str, Rows]) -> list[str]:
             f"{'; '.join(found['better']) or 'nowhere'}. Worse: "
             f"{'; '.join(found['worse']) or 'nowhere'}."
         )
+    for ours in OURS[:2]:
+        for measure in (KEPT, LOST):
+            verdict = {t: beside(rows, ours, RANDOM, measure) for t, rows in groups.items()}
+            said = ", ".join(f"{title} {word}" for title, word in verdict.items() if word)
+            lines.append(f"- `{ours}` against random pixels, {measure}: {said}.")
     return [*lines, ""]
+
+
+RANDOM = "random pixels"
 
 
 def apart(groups: Mapping[str, Rows]) -> list[str]:

@@ -11,6 +11,7 @@ __all__ = [
     "KEPT",
     "LOST",
     "against",
+    "beside",
     "comparison",
     "groups_of",
     "interval",
@@ -130,6 +131,12 @@ def comparison(rows: Rows, ours: str, measure: str) -> tuple[str, float, float, 
     other = torch.tensor(pooled(rows, best, measure), dtype=torch.float64)
     gap = (own - other)[(own - other).isfinite()]
     return best, float(own.nanmean()), float(other.nanmean()), gap
+
+
+def beside(rows: Rows, ours: str, other: str, measure: str) -> str:
+    """Return whether a map is better than another, worse, or neither; empty if unmeasured."""
+    found = verdict(rows, ours, other, measure)
+    return {None: "", 1: "better", 0: "no difference", -1: "worse"}[found]
 
 
 def against(title: str, rows: Rows, ours: str, measures: Sequence[str] = JUDGED) -> list[str]:
