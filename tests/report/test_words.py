@@ -5,6 +5,7 @@ import math
 import pytest
 
 from whence.report import words
+from whence.report.findings import region_sentences
 from whence.results import RegionRecord
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
@@ -110,7 +111,7 @@ def test_a_region_is_told_in_words(similarity, meaning):
         maps=40,
         similarity=similarity,
     )
-    finding, basis, likeness = words.region_sentences(region, "cat")
+    finding, basis, likeness = region_sentences(region, "cat")
     assert "In 2 training images of class “cat”" in finding
     assert "62\u202f% of the positive influence on 5\u202f% of the area" in finding
     assert basis == "Columns 0\N{EN DASH}6, rows 2\N{EN DASH}8; 40 maps looked at."

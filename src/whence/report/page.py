@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from whence.display import data_uri, scale_png
 from whence.report import words
 from whence.report.explanation import explanation_views
-from whence.report.shots import PERCENTILE
+from whence.report.findings import group_views, harmful_views, removal_view
+from whence.report.shots import PERCENTILE, Album
 from whence.report.views import audit_views
 from whence.results.check import check_audit, check_explanation
 from whence.results.folder import write_whole
@@ -67,6 +68,9 @@ def render_report(record: AuditRecord) -> str:
             "summed": any(one.cells or one.training_cells for one in queries),
             "regions": regions,
             "suspects": suspects,
+            "harmful": harmful_views(record, Album(images=record.training_images)),
+            "groups": group_views(record),
+            "removal": removal_view(record.removal),
             "wrong": sum(query.verdict == "wrong" for query in queries),
             "labelled": any(query.verdict != "unlabelled" for query in queries),
             "methods": _unmentioned(

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whence.display import picture_uri
+from whence.report.findings import evidence_of, region_sentences
 from whence.report.shots import Album, Box, Shot, cells_of, drawn, end_of, limit_of, shot_of
-from whence.report.words import brief_method, number, percent, region_sentences, signed
+from whence.report.words import brief_method, number, percent, signed
 from whence.results.records import (
     AuditRecord,
     InfluenceRecord,
@@ -70,8 +71,10 @@ class QueryView:
     training_cells: str
     training_method: str
     full_training_method: str
+    stand_in: str
     proponents: tuple[CardView, ...]
     opponents: tuple[CardView, ...]
+    harmful: tuple[CardView, ...]
 
 
 @final
@@ -103,6 +106,7 @@ class SuspectView:
     confidence: str
     confidence_share: float
     score: str
+    evidence: tuple[tuple[str, str], ...]
 
 
 def audit_views(
@@ -133,15 +137,19 @@ def _query_view(
     suspects: set[int],
 ) -> QueryView:
     heat = drawn(query.attribution.values)
-    influences = (*query.proponents, *query.opponents)
-    maps = [one.map for one in influences]
+    maps = [one.map for one in (*query.proponents, *query.opponents)]
     shared = limit_of(one.values for one in maps)
+    harm = limit_of(one.map.values for one in query.harmful)
     cards = tuple(
         tuple(
-            _card_view(one, rank, query, classes, album, suspects, shared)
+            _card_view(one, rank, query, classes, album, suspects, limit)
             for rank, one in enumerate(side, start=1)
         )
-        for side in (query.proponents, query.opponents)
+        for side, limit in (
+            (query.proponents, shared),
+            (query.opponents, shared),
+            (query.harmful, harm),
+        )
     )
     verdict = "unlabelled"
     if query.label is not None:
@@ -171,6 +179,8 @@ def _query_view(
         full_training_method=maps[0].method if maps else "",
         proponents=cards[0],
         opponents=cards[1],
+        harmful=cards[2],
+        stand_in=query.stand_in,
     )
 
 
@@ -204,12 +214,17 @@ def _region_view(
     carried: Mapping[int, Sequence[MapRecord]],
 ) -> RegionView:
     label = classes[region.label]
+    boxes = dict(zip(region.images, region.boxes, strict=False))
     shown = _clearest_maps(region, album, carried)[:_EXAMPLES]
     limit = limit_of(one.values for _, one in shown if one is not None)
     examples = tuple(
         (
             album.images[index].name,
-            album.shot(index, None if one is None else drawn(one.values, limit), region.box),
+            album.shot(
+                index,
+                None if one is None else drawn(one.values, limit),
+                boxes.get(index, region.box),
+            ),
         )
         for index, one in shown
     )
@@ -239,6 +254,7 @@ def _suspect_view(
         confidence=percent(suspect.confidence),
         confidence_share=suspect.confidence,
         score=number(suspect.score),
+        evidence=evidence_of(suspect),
     )
 
 
@@ -246,11 +262,13 @@ def _clearest_maps(
     region: RegionRecord, album: Album, carried: Mapping[int, Sequence[MapRecord]]
 ) -> list[tuple[int, MapRecord | None]]:
     """Each training image of a region with the map that has most inside, the clearest first."""
+    boxes = dict(zip(region.images, region.boxes, strict=False))
     found: list[tuple[float, int, MapRecord | None]] = []
     for index in region.images:
         if index in album.images:
             picture = album.images[index].picture
-            shares = [_share_inside(one, region.box, picture) for one in carried.get(index, ())]
+            box = boxes.get(index, region.box)
+            shares = [_share_inside(one, box, picture) for one in carried.get(index, ())]
             best = int(np.argmax(shares)) if shares else None
             found.append(
                 (-1.0, index, None) if best is None else (shares[best], index, carried[index][best])

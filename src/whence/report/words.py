@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from whence.results.records import RegionRecord
-
 __all__ = [
     "brief_method",
     "brief_name",
@@ -19,7 +17,6 @@ __all__ = [
     "moment",
     "number",
     "percent",
-    "region_sentences",
     "setting",
     "short",
     "shortened",
@@ -31,7 +28,6 @@ _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 _NARROW = "\N{NARROW NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LONGEST_PLAIN = 1e6
-_ALIKE, _SOMEWHAT_ALIKE = 0.8, 0.4
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -204,27 +200,3 @@ def setting(value: Any) -> str:  # noqa: ANN401 - settings are free-form
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {setting(item)}" for key, item in value.items()) or "none"
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def region_sentences(region: RegionRecord, label: str) -> tuple[str, str, str]:
-    """What a region means: the finding, how much was looked at, and what speaks for a mark."""
-    left, top, right, bottom = region.box
-    images = counted(len(region.images), "training image")
-    finding = (
-        f"In {images} of class “{label}”, the marked box holds {percent(region.mass, 0)} of the "
-        f"positive influence on {percent(region.area)} of the area."
-    )
-    basis = (
-        f"Columns {left}\N{EN DASH}{right - 1}, rows {top}\N{EN DASH}{bottom - 1}; "
-        f"{counted(region.maps, 'map')} looked at."
-    )
-    if region.similarity >= _ALIKE:
-        likeness = "The pixels inside are nearly the same from image to image"
-        meaning = "which points to a mark that the model learned instead of the object."
-    elif region.similarity >= _SOMEWHAT_ALIKE:
-        likeness = "The pixels inside resemble each other from image to image"
-        meaning = "so this may be a mark, or a pose that the images share."
-    else:
-        likeness = "The pixels inside differ from image to image"
-        meaning = "so this may simply be where the object is."
-    return finding, basis, f"{likeness} (similarity {number(region.similarity, 2)}), {meaning}"
