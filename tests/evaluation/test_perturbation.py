@@ -311,9 +311,10 @@ def test_an_imputer_is_a_fill_of_the_masking_metrics_too(f, images, values):
     assert (other(f, images, values) != plain(f, images, values)).all()
 
 
-def test_nothing_left_to_impute_from_is_refused(f, images, values):
-    with pytest.raises(SettingError, match="Nothing is left of an image"):
-        PixelFlipping(fill=NoisyLinear())(f, images, values)
+def test_where_nothing_is_left_an_imputation_ends_at_the_mean_colour(f, images, values):
+    curve = PixelFlipping(fill=NoisyLinear(noise=0.0), steps=4).curve(f, images, values)
+    with torch.no_grad():
+        torch.testing.assert_close(curve.values[:, -1], f(Mean()(images)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ with its uncertainty.
 """
 
 from whence.evaluation.agreement import Spearman, TopOverlap
+from whence.evaluation.bootstrap import Band, Bootstrap, Comparison
 from whence.evaluation.complexity import Gini
+from whence.evaluation.correlation import (
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
 from whence.evaluation.datamodel import (
     Datamodeling,
     DatamodelingResult,
@@ -16,19 +23,28 @@ from whence.evaluation.datamodel import (
 from whence.evaluation.datamodel_randomisation import ScoreRandomisation, reinitialised
 from whence.evaluation.datamodel_training import Brittleness, BrittlenessResult, TailPatch
 from whence.evaluation.faithfulness import Curve, Deletion, Insertion, random_order
+from whence.evaluation.gap import CompletenessGap
 from whence.evaluation.idsds import IDSDS, CellDeletion, CellDropout, Cells, cells_of
 from whence.evaluation.imputation import NoisyLinear
+from whence.evaluation.infidelity import AddedNoise, Infidelity, Perturbation, RemovedSquares
 from whence.evaluation.localisation import (
+    AreaIoU,
+    EnergyPointing,
+    MapAUC,
     PointingGame,
     RelevanceMass,
     RelevanceRank,
+    ThresholdIoU,
+    box_masks,
     mask_share,
 )
 from whence.evaluation.masking import MASKING, Hit, MaskedArea, WindowBlur, masked_areas
 from whence.evaluation.mean import Estimate, Mean
 from whence.evaluation.metric import MetricCard
 from whence.evaluation.mislabel import Mislabel, MislabelResult
+from whence.evaluation.monotonicity import Monotonicity
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
+from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import Cascade, ParameterRandomisation
 from whence.evaluation.retrieval import (
     Cardinality,
@@ -38,8 +54,11 @@ from whence.evaluation.retrieval import (
     ShortcutDetection,
     TopCardinality,
 )
+from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
+from whence.evaluation.similarity import Similarities
 from whence.evaluation.soundness import Completeness, Soundness
-from whence.evaluation.steps import Fill, Imputer, Segments, Squares
+from whence.evaluation.ssim import SSIM
+from whence.evaluation.steps import Fill, Imputer, Segments, Squares, Tiles
 from whence.evaluation.training_maps import (
     Concentration,
     KeptPixels,
@@ -48,13 +67,40 @@ from whence.evaluation.training_maps import (
     RegionFidelity,
     precision_at,
 )
+from whence.evaluation.transfer import (
+    Interval,
+    Judgement,
+    Transfer,
+    TransferCell,
+    Verdict,
+    wilson,
+)
+from whence.evaluation.transfer_masks import (
+    Bank,
+    Showing,
+    features,
+    hard_masks,
+    random_smooth_masks,
+    resampled_masks,
+    soft_masks,
+    strangers,
+)
 
 __all__ = [
+    "CONTROLS",
     "IDSDS",
     "IROF",
     "MASKING",
     "ROAD",
     "SRG",
+    "SSIM",
+    "AddedNoise",
+    "AreaIoU",
+    "AverageMap",
+    "AverageSensitivity",
+    "Band",
+    "Bank",
+    "Bootstrap",
     "Brittleness",
     "BrittlenessResult",
     "Cardinality",
@@ -62,53 +108,96 @@ __all__ = [
     "CellDeletion",
     "CellDropout",
     "Cells",
+    "CentreMap",
+    "Comparison",
     "Completeness",
+    "CompletenessGap",
     "Concentration",
+    "ConstantMap",
     "Curve",
     "Datamodeling",
     "DatamodelingResult",
     "Deletion",
+    "EdgeMap",
+    "EffectivePixels",
+    "EnergyPointing",
+    "Entropy",
     "Estimate",
+    "FaithfulnessCorrelation",
+    "FaithfulnessEstimate",
     "Fill",
     "Gini",
     "Hit",
     "IdenticalClass",
     "IdenticalSubclass",
     "Imputer",
+    "Infidelity",
+    "InputMap",
     "Insertion",
+    "Interval",
+    "Judgement",
     "KeptPixels",
     "LinearDatamodelingScore",
+    "MapAUC",
     "MapStability",
     "MaskedArea",
+    "MassArea",
+    "MaxSensitivity",
     "Mean",
     "MetricCard",
     "Mislabel",
     "MislabelResult",
     "MixedDataset",
+    "Monotonicity",
+    "MonotonicityCorrelation",
     "NoisyLinear",
+    "Pairwise",
     "ParameterRandomisation",
+    "Participation",
+    "Perturbation",
     "PixelFlipping",
     "PointingGame",
     "QueryShift",
+    "RandomLogit",
+    "RandomMap",
+    "RedrawnMap",
     "RegionFidelity",
     "RegionPerturbation",
     "RelevanceMass",
     "RelevanceRank",
+    "RemovedSquares",
     "ScoreRandomisation",
     "SeedCeiling",
     "Segments",
+    "SensitivityN",
     "ShortcutDetection",
+    "Showing",
+    "Similarities",
     "Soundness",
     "Spearman",
     "Squares",
     "TailPatch",
+    "ThresholdIoU",
+    "Tiles",
     "TopCardinality",
     "TopOverlap",
+    "Transfer",
+    "TransferCell",
+    "Verdict",
     "WindowBlur",
+    "average_map",
+    "box_masks",
     "cells_of",
+    "features",
+    "hard_masks",
     "mask_share",
     "masked_areas",
     "precision_at",
     "random_order",
+    "random_smooth_masks",
     "reinitialised",
+    "resampled_masks",
+    "soft_masks",
+    "strangers",
+    "wilson",
 ]

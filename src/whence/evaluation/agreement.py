@@ -1,7 +1,7 @@
 r"""Agreement: how alike two attributions of the same image are."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -9,9 +9,18 @@ from torch import Tensor
 
 from whence.core import Attributions, Scalars
 from whence.errors import SettingError, ShapeError
-from whence.evaluation.metric import MetricCard, membership, pixel_map
+from whence.evaluation.metric import MetricCard, mean_ranks, membership, pixel_map
 
-__all__ = ["Spearman", "TopOverlap"]
+__all__ = ["Pairwise", "Spearman", "TopOverlap"]
+
+
+@runtime_checkable
+class Pairwise(Protocol):
+    """How alike two maps of each image are."""
+
+    def __call__(self, values: Attributions, others: Tensor) -> Scalars:
+        """Return one number per image; NaN where it is undefined."""
+        ...
 
 
 @final
@@ -108,12 +117,3 @@ def paired(
         )
         raise ShapeError(msg)
     return ours, theirs
-
-
-def mean_ranks(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    """Return the ranks from 1 to n of each row, in double precision; ties share their mean."""
-    order = values.sort(dim=1).values
-    values = values.contiguous()
-    below = torch.searchsorted(order, values)
-    upto = torch.searchsorted(order, values, right=True)
-    return (below + upto + 1).double() / 2

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whence.core import Attributions, Baseline, Blur, Images, ScalarFn, Scalars, Zero, check_images
+from whence.core import Attributions, Blur, Images, ScalarFn, Scalars, Zero, check_images
 from whence.errors import SettingError, ShapeError
 from whence.evaluation.metric import MetricCard, pixel_map
+from whence.evaluation.steps import Fill, filled
 
 __all__ = ["Curve", "Deletion", "Insertion", "random_order"]
 
@@ -58,7 +59,7 @@ class Deletion:
     """
 
     steps: int = 20
-    fill: Baseline = field(default_factory=Zero)
+    fill: Fill = field(default_factory=Zero)
     batch_size: int = 64
     seed: int = 0
 
@@ -77,11 +78,11 @@ class Deletion:
     def curve(self, f: ScalarFn, images: Images, values: Tensor) -> Curve:
         """Return the explained value after each step."""
         places = places_of(images, values, self.seed)
-        fill = self.fill(images)
+        seen = filled(images, self.fill)
 
         def changed(rows: Tensor, count: Tensor) -> Tensor:
-            gone = (places[rows] < count[:, None]).view(len(rows), 1, *images.shape[2:])
-            return torch.where(gone, fill[rows], images[rows])
+            stays = (places[rows] >= count[:, None]).view(len(rows), 1, *images.shape[2:])
+            return seen(rows, stays)
 
         return traced(f, images, changed, self.steps, self.batch_size)
 
@@ -99,7 +100,7 @@ class Insertion:
     """
 
     steps: int = 20
-    fill: Baseline = field(default_factory=Blur)
+    fill: Fill = field(default_factory=Blur)
     batch_size: int = 64
     seed: int = 0
 
@@ -118,11 +119,11 @@ class Insertion:
     def curve(self, f: ScalarFn, images: Images, values: Tensor) -> Curve:
         """Return the explained value after each step."""
         places = places_of(images, values, self.seed)
-        fill = self.fill(images)
+        seen = filled(images, self.fill)
 
         def changed(rows: Tensor, count: Tensor) -> Tensor:
             here = (places[rows] < count[:, None]).view(len(rows), 1, *images.shape[2:])
-            return torch.where(here, images[rows], fill[rows])
+            return seen(rows, here)
 
         return traced(f, images, changed, self.steps, self.batch_size)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from whence.core import Baseline, Images, ScalarFn, Scalars, Zero, check_images
 from whence.errors import SettingError, ShapeError
-from whence.evaluation.agreement import mean_ranks
-from whence.evaluation.metric import MetricCard, pixel_map
+from whence.evaluation.metric import MetricCard, mean_ranks, pixel_map
+from whence.evaluation.steps import Fill, filled
 
 __all__ = ["IDSDS", "CellDeletion", "CellDropout", "Cells", "cells_of"]
 
@@ -88,7 +88,7 @@ class IDSDS:
     """
 
     grid: int = 4
-    fill: Baseline = field(default_factory=Zero)
+    fill: Fill = field(default_factory=Zero)
     batch_size: int = 256
 
     card: ClassVar[MetricCard] = MetricCard(
@@ -134,7 +134,7 @@ class IDSDS:
 
     def drops(self, f: ScalarFn, images: Images) -> Float[Tensor, "b k"]:
         """Return the fall of the explained value for each cell; one for all maps of the images."""
-        own, fill = cells_of(images, self.grid), self.fill(images)
+        own, seen = cells_of(images, self.grid), filled(images, self.fill)
         count, kinds = len(images), self.grid**2 + 1
         every = torch.arange(count * kinds, device=images.device)
         parts: list[Tensor] = []
@@ -142,8 +142,8 @@ class IDSDS:
             for start in range(0, len(every), self.batch_size):
                 some = every[start : start + self.batch_size]
                 rows, which = some % count, some // count
-                gone = (own == which.view(-1, 1, 1))[:, None]  # the last kind is the whole image
-                parts.append(f.at(rows)(torch.where(gone, fill[rows], images[rows])))
+                stays = (own != which.view(-1, 1, 1))[:, None]  # the last kind is the whole image
+                parts.append(f.at(rows)(seen(rows, stays)))
         values = torch.cat(parts).double().view(kinds, count).T
         return values[:, -1:] - values[:, :-1]
 

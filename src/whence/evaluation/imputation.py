@@ -32,7 +32,8 @@ class NoisyLinear:
     the class, hardly shows. The system is symmetric and positive, and is solved for a whole batch
     on its device by preconditioned conjugate gradients, to the ``tolerance``.
 
-    Constant images are reproduced, and linear ramps in holes that do not touch the border.
+    Constant images are reproduced, and linear ramps in holes that do not touch the border. Where
+    nothing is left of an image, all its pixels are its mean colour.
 
     Args:
         noise: Standard deviation of the noise, as a fraction of each image's range of values.
@@ -62,15 +63,10 @@ class NoisyLinear:
 
         Raises:
             NumericsError: If the solver does not reach the tolerance.
-            SettingError: If nothing is left of an image.
         """
-        if bool(gone.flatten(1).all(dim=1).any()):
-            msg = (
-                "Nothing is left of an image to impute its pixels from. Remove less than all, or "
-                "take a fill that needs no neighbours."
-            )
-            raise SettingError(msg)
-        guessed = self.solved(images.double(), gone).to(images)
+        lost = gone.flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        guessed = self.solved(images.double(), gone & ~lost).to(images)
+        guessed = torch.where(lost, images.mean(dim=(2, 3), keepdim=True), guessed)
         low, high = images.flatten(1).aminmax(dim=1)
         drawn = torch.randn(
             images.shape[1:],

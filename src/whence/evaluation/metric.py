@@ -10,7 +10,7 @@ from torch import Tensor
 from whence.core import Attributions
 from whence.errors import NumericsError, ShapeError
 
-__all__ = ["MetricCard", "membership", "pixel_map"]
+__all__ = ["MetricCard", "mean_ranks", "membership", "pixel_map"]
 
 
 @final
@@ -47,9 +47,12 @@ def pixel_map(values: Attributions) -> Float[Tensor, "b n"]:
         )
         raise ShapeError(msg)
     if not values.isfinite().all():
+        wrong = ~values.isfinite()
+        first = int(wrong.flatten(1).any(dim=1).nonzero()[0, 0])
         msg = (
-            f"{int((~values.isfinite()).sum())} of {values.numel()} attributions are NaN or "
-            f"infinite, and cannot be judged. Look for such values in weights and images."
+            f"{int(wrong.sum())} of {values.numel()} attributions are NaN or infinite, first in "
+            f"image {first} of the batch, and cannot be judged. Look for such values in weights "
+            f"and images."
         )
         raise NumericsError(msg)
     return values.sum(dim=1).flatten(1)
@@ -68,3 +71,12 @@ def membership(values: Float[Tensor, "b n"], counts: Float[Tensor, " b"]) -> Flo
     left = counts - above.sum(dim=1)
     share = left / tied.sum(dim=1)
     return torch.where(tied, share[:, None].to(values.dtype), above.to(values.dtype))
+
+
+def mean_ranks(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Return the ranks from 1 to n of each row, in double precision; ties share their mean."""
+    order = values.sort(dim=1).values
+    values = values.contiguous()
+    below = torch.searchsorted(order, values)
+    upto = torch.searchsorted(order, values, right=True)
+    return (below + upto + 1).double() / 2

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from whence.errors import DataError, NumericsError, ShapeError
-from whence.evaluation.agreement import mean_ranks
+from whence.evaluation.metric import mean_ranks
 
 __all__ = [
     "area_under_roc",

@@ -5,10 +5,11 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from whence.core import Baseline, Images, ScalarFn, Scalars, Zero
+from whence.core import Images, ScalarFn, Scalars, Zero
 from whence.errors import SettingError
 from whence.evaluation.faithfulness import Curve, Insertion, check_settings
 from whence.evaluation.metric import MetricCard
+from whence.evaluation.steps import Fill
 
 __all__ = ["Completeness", "Soundness"]
 
@@ -44,7 +45,7 @@ class Completeness:
     """
 
     steps: int = 28
-    fill: Baseline = field(default_factory=Zero)
+    fill: Fill = field(default_factory=Zero)
     least: float = 0.1
     batch_size: int = 64
     seed: int = 0
@@ -97,7 +98,7 @@ class Soundness:
     """
 
     steps: int = 28
-    fill: Baseline = field(default_factory=Zero)
+    fill: Fill = field(default_factory=Zero)
     least: float = 0.1
     batch_size: int = 64
     seed: int = 0

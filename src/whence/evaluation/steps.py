@@ -12,7 +12,7 @@ from whence.core import Baseline, Images, ScalarFn, check_images
 from whence.errors import SettingError, ShapeError
 from whence.evaluation.metric import pixel_map
 
-__all__ = ["Fill", "Imputer", "Segments", "Squares"]
+__all__ = ["Fill", "Imputer", "Segments", "Squares", "Tiles"]
 
 
 @runtime_checkable
@@ -65,6 +65,32 @@ class Squares:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """As many tiles along each side of an image, so that its size does not change the cost.
+
+    Args:
+        across: Tiles along a side, or one for each pixel where there are fewer.
+    """
+
+    across: int = 14
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.across < 1:
+            msg = f"across is a number of tiles, 1 or more; got {self.across}."
+            raise SettingError(msg)
+
+    def __call__(self, images: Images) -> Int[Tensor, "b h w"]:
+        """Return the tile of each pixel, row by row."""
+        down, along = (min(self.across, side) for side in images.shape[2:])
+        height, width = images.shape[2:]
+        rows = torch.arange(height, device=images.device) * down // height
+        columns = torch.arange(width, device=images.device) * along // width
+        return (rows[:, None] * along + columns).expand(len(images), -1, -1)
+
+
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
     """In which order the segments of images go.
@@ -86,18 +112,8 @@ def ordered(images: Images, values: Tensor, segments: Segments, seed: int) -> Or
     Raises:
         ShapeError: If the attributions or the segments do not fit the images.
     """
-    check_images(images)
     ranked = pixel_map(values)
-    labels = segments(images)
-    needed = (len(images), *images.shape[2:])
-    for name, shape in (
-        ("Attributions", (len(values), *values.shape[2:])),
-        ("Segments", tuple(labels.shape)),
-    ):
-        if shape != needed:
-            msg = f"{name} must fit the images, {needed}; got {shape}."
-            raise ShapeError(msg)
-    flat = labels.flatten(1).long().to(ranked.device)
+    flat = labelled(images, values, segments)
     counts = flat.amax(dim=1) + 1
     most = int(counts.max())
     sums = ranked.new_zeros(len(images), most).scatter_add_(1, flat, ranked)
@@ -116,6 +132,49 @@ def filled(images: Images, fill: Fill) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda rows, stays: fill.impute(images[rows], ~stays)
     behind = fill(images)
     return lambda rows, stays: torch.where(stays, images[rows], behind[rows])
+
+
+def labelled(images: Images, values: Tensor, segments: Segments) -> Int[Tensor, "b n"]:
+    """Return the segment of each pixel, after checking that all fits the images.
+
+    Raises:
+        ShapeError: If the attributions or the segments do not fit the images.
+    """
+    labels = segments(check_images(images))
+    needed = (len(images), *images.shape[2:])
+    for name, shape in (
+        ("Attributions", (len(values), *values.shape[2:])),
+        ("Segments", tuple(labels.shape)),
+    ):
+        if shape != needed:
+            msg = f"{name} must fit the images, {needed}; got {shape}."
+            raise ShapeError(msg)
+    return labels.flatten(1).long().to(images.device)
+
+
+def answers(
+    f: ScalarFn,
+    images: Images,
+    count: int,
+    changed: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Float[Tensor, "b m"]:
+    """Return ``f`` of ``count`` changes of each image, batched over both, in double precision.
+
+    Args:
+        f: What is explained.
+        images: ``(b, c, h, w)``.
+        count: How many changes there are.
+        changed: Makes images of rows and of numbers of changes, both ``(r,)``.
+        batch_size: Images per forward pass.
+    """
+    every = torch.arange(len(images) * count, device=images.device)
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for some in torch.split(every, batch_size):
+            rows = some % len(images)
+            parts.append(f.at(rows)(changed(rows, some // len(images))))
+    return torch.cat(parts).double().view(count, len(images)).T
 
 
 def evaluated(
