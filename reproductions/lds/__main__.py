@@ -237,6 +237,7 @@ def page_of(made: list[Work]) -> str:
             lines += report.table(work.task, work.truth, ordered)
     lines += report.mislabel_table([row for work in made for row in work.labels])
     lines += report.removal_table([row for work in made for row in work.removal])
+    lines += report.time_table([work.folder for work in made])
     return "\n".join([*report.HEAD, *lines])
 
 

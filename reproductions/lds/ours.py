@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from reproductions.lds.tasks import Digits, Task
 from reproductions.lds.training import model_of
 from reproductions.lds.truth import STAGES, Truth
 from whence.core import Margin, TensorData
+from whence.curvature import SampledLabels
 from whence.influence import (
     EKFAC,
     KFAC,
@@ -37,7 +39,16 @@ BATCH = 100
 DECAY = "damping = decay"
 """The weight decay of the training: what the curvature of the trained loss has on its diagonal."""
 
+LAYER = "0.1 x mean, labels"
+"""Damping by each layer's mean eigenvalue and sampled labels, as kronfluence has them."""
+
 SKETCH = Projected(dimension=4096, kind="sketch")
+
+DRAWN = ("kfac", "ekfac")
+"""Scorers whose scores depend on what is drawn enough to be looked at."""
+
+DRAWS = 5
+"""Fits of these, here and in the library that they are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +59,13 @@ class Row:
         scorer: The scorer.
         models: ``"one"``, ``"stages"`` of one training run, or ``"several"`` runs.
         setting: What was set other than by default.
+        draws: How often it is fitted, each time with other labels or signs drawn.
     """
 
     scorer: Scorer
     models: str = "one"
     setting: str = ""
+    draws: int = 1
 
     @property
     def name(self) -> str:
@@ -64,27 +77,25 @@ class Row:
 def rows_of(task: Task) -> Iterator[Row]:
     """Yield the rows of a task: every scorer by default, then some with other settings."""
     for scorer in SCORERS:
-        yield Row(scorer=scorer, models="stages" if scorer.name in ALONG else "one")
-    set_otherwise = [
-        Row(scorer=EKFAC(damping=task.decay), setting=DECAY),
-        Row(scorer=KFAC(damping=task.decay), setting=DECAY),
-        *(
-            Row(scorer=made(damping=task.decay, seed=seed), setting=f"{DECAY}, seed {seed}")
-            for made in (EKFAC, KFAC)
-            for seed in (1, 2)
-        ),
-        Row(scorer=InfluenceFunction(damping=task.decay), setting=DECAY),
-        Row(scorer=TRAK(space=SKETCH, damping=1.0), setting="sketch, damping 1"),
-        Row(scorer=ProjectedFisher(space=SKETCH, damping=0.1), setting="sketch, damping 0.1"),
+        models = "stages" if scorer.name in ALONG else "one"
+        yield Row(scorer=scorer, models=models, draws=DRAWS if scorer.name in DRAWN else 1)
+    theirs = {"damping": "layer", "draws": SampledLabels()}
+    yield Row(scorer=KFAC(**theirs), setting=LAYER, draws=DRAWS)
+    yield Row(scorer=EKFAC(**theirs), setting=LAYER, draws=DRAWS)
+    wide = [
+        Row(scorer=TRAK(space=SKETCH), setting="sketch"),
+        Row(scorer=ProjectedFisher(space=SKETCH), setting="sketch"),
     ]
-    yield from set_otherwise
+    decay = [Row(scorer=made(damping=task.decay), setting=DECAY) for made in (KFAC, EKFAC)]
+    yield from wide
+    yield from (replace(row, draws=DRAWS) for row in decay)
+    yield Row(scorer=InfluenceFunction(damping=task.decay), setting=DECAY)
     if task.members > 1:
         for scorer in SCORERS:
             if scorer.name in AVERAGED:
                 yield Row(scorer=scorer, models="several")
-        for row in set_otherwise:
-            if row.scorer.name in AVERAGED and "seed" not in row.setting:
-                yield replace(row, models="several")
+        for row in (*wide[:1], *decay):
+            yield replace(row, models="several")
 
 
 def network_of(task: Task, data: Digits, truth: Truth) -> Network:
@@ -146,5 +157,16 @@ def self_scored(task: Task, data: Digits, truth: Truth, row: Row) -> SelfInfluen
 
 
 def scores(task: Task, data: Digits, truth: Truth, row: Row) -> dict[str, Tensor]:
-    """Return the scores of a row as a cell keeps them."""
-    return {"scores": scored(task, data, truth, row).scores.detach()}
+    """Return the scores of a row as a cell keeps them: ``(n, q)``, or ``(draws, n, q)``."""
+    if row.draws == 1:
+        return {"scores": scored(task, data, truth, row).scores.detach()}
+    rows = [replace(row, scorer=seeded(row.scorer, seed), draws=1) for seed in range(row.draws)]
+    return {"scores": torch.stack([scores(task, data, truth, r)["scores"] for r in rows])}
+
+
+def seeded(scorer: Scorer, seed: int) -> Scorer:
+    """Return a scorer that draws other labels or signs."""
+    if not isinstance(scorer, KFAC | EKFAC):
+        msg = f"{scorer.name} draws nothing that is looked at"
+        raise TypeError(msg)
+    return replace(scorer, seed=seed)

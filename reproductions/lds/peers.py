@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from reproductions.lds.ours import rates_of
+from reproductions.lds.ours import DRAWS, LAYER, rates_of
 from reproductions.lds.tasks import Digits, Task
 from reproductions.lds.training import Weights, margins_of, model_of
 from reproductions.lds.truth import Truth
@@ -76,8 +76,10 @@ def dattri_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow]:
     with warnings.catch_warnings():  # of what it imports
         warnings.simplefilter("ignore")
         from dattri.algorithm import influence_function as curved  # noqa: PLC0415 - slow
+        from dattri.algorithm.rps import RPSAttributor  # noqa: PLC0415
         from dattri.algorithm.tracin import TracInAttributor  # noqa: PLC0415
         from dattri.algorithm.trak import TRAKAttributor  # noqa: PLC0415
+        from dattri.task import AttributionTask  # noqa: PLC0415
 
     model = model_of(task, truth.members[-1], 0)
     shape = tuple(data.images.shape[1:])
@@ -108,6 +110,16 @@ def dattri_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow]:
     def solved(kind: str, **settings: float) -> Tensor:
         made = getattr(curved, kind)
         attributor = made(task=dattri_task(model, shape, one, loss_of), **settings)
+        train, queries = loaders(data)
+        attributor.cache(train)
+        return attributor.attribute(train, queries)
+
+    def representer() -> Tensor:
+        last = [name for name, part in model.named_children() if isinstance(part, nn.Linear)][-1]
+        about = AttributionTask(loss_func=functional.cross_entropy, model=model, checkpoints=one)
+        attributor = RPSAttributor(
+            task=about, final_linear_layer_name=last, l2_strength=task.decay / 2
+        )
         train, queries = loaders(data)
         attributor.cache(train)
         return attributor.attribute(train, queries)
@@ -151,6 +163,12 @@ def dattri_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow]:
         setting=decay,
         ours="datainf",
         scores=lambda: solved("IFAttributorDataInf", regularization=task.decay),
+    )
+    yield row(
+        method="representer points",
+        setting=f"L2 {task.decay / 2:g}",
+        ours="representer",
+        scores=representer,
     )
     if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         return  # EK-FAC is for linear layers only; conjugate gradients ran out of 18 GB of memory
@@ -285,19 +303,24 @@ def kronfluence_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow
         yield row(
             method=method,
             setting="damping 0.1 x mean eigenvalue",
-            ours=strategy,
-            scores=lambda strategy=strategy: run(strategy, None),
+            ours=f"{strategy}, {LAYER}",
+            scores=lambda strategy=strategy: drawn(run, strategy, None),
         )
         yield row(
             method=f"{method}, damping = decay",
             setting=f"damping {task.decay:g}",
             ours=f"{strategy}, damping = decay",
-            scores=lambda strategy=strategy: run(strategy, task.decay),
+            scores=lambda strategy=strategy: drawn(run, strategy, task.decay),
         )
 
 
+def drawn(run: Callable[..., Tensor], strategy: str, damping: float | None) -> Tensor:
+    """Return the scores of several fits, each with other labels drawn: ``(draws, n, q)``."""
+    return torch.stack([run(strategy, damping, seed) for seed in range(DRAWS)])
+
+
 def kronfluence_scores(
-    task: Task, data: Digits, truth: Truth, strategy: str, damping: float | None
+    task: Task, data: Digits, truth: Truth, strategy: str, damping: float | None, seed: int = 0
 ) -> Tensor:
     """Return the scores of one strategy."""
     from kronfluence.analyzer import Analyzer, prepare_model  # noqa: PLC0415 - slow
@@ -326,7 +349,7 @@ def kronfluence_scores(
     train = TensorDataset(data.images, data.labels)
     queries = TensorDataset(data.query_images, data.query_labels)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         analyzer = Analyzer(
             analysis_name="lds",
             model=model,

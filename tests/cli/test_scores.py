@@ -70,7 +70,9 @@ def test_bad_settings_and_checkpoints_are_told(audit, place, weight_file):
     assert told.exit_code == 1
     assert "Did you mean 'damping'?" in " ".join(told.output.split())
     told = audit("--score", "ekfac", "--score-set", "damping=much")
-    assert "ekfac: damping takes float or 'layer' or none; got 'much'" in " ".join(told.output.split())
+    assert "ekfac: damping takes float or 'layer' or none; got 'much'" in " ".join(
+        told.output.split()
+    )
     file = weight_file()
     told = audit(
         "--score", "tracin", "--checkpoint", file, "--learning-rate", 1, "--learning-rate", 2

@@ -340,6 +340,17 @@ def test_the_root_of_a_second_moment_is_its_inverse_s_root(mixed):
         moment.inverse_root(-1.0)
 
 
+def test_the_usual_damping_is_what_one_image_and_the_projection_give_a_direction():
+    """Rows without a direction in common: each alone makes its eigenvalue."""
+    from whence.curvature import Gram
+
+    gram = Gram()
+    gram.update({"a": 3 * torch.eye(6, dtype=torch.float64)[:4]})
+    moment = gram.result()
+    assert torch.linalg.eigvalsh(moment.matrix).tolist()[-1] == pytest.approx(9 / 4)
+    assert moment.usual_damping == pytest.approx(9 / 4 + 9 / 6)
+
+
 def test_two_second_moments_are_mixed(mixed):
     from whence.curvature import Gram
 
@@ -350,6 +361,8 @@ def test_two_second_moments_are_mixed(mixed):
     torch.testing.assert_close(
         first.mixed(second, 0.25).matrix, 0.25 * first.matrix + 0.75 * second.matrix
     )
+    assert first.mixed(second, 0.25).count == pytest.approx(1 / (0.25**2 / 5 + 0.75**2 / 4))
+    assert first.mixed(second, 1.0).count == 5
     with pytest.raises(MismatchError, match="same projection"):
         first.mixed(other, 0.5)
     with pytest.raises(SettingError, match="from 0 to 1"):

@@ -2,11 +2,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from whence.attribution import Gradient
 from whence.core import Margin
-from whence.errors import DataError, MismatchError, NumericsError, SettingError
+from whence.errors import DataError, MismatchError, NumericsError, SettingError, WeightsError
 from whence.influence import (
     GAS,
     TRAK,
@@ -277,3 +278,25 @@ def test_margins_of_a_query_are_asked_of_every_network(moments):
         for name, value in one.queries.dense().items():
             assert_equal(member.queries.dense()[name], value)
     assert isinstance(case.target, Margin)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_checkpoint_may_be_a_file(moments, tmp_path, ending):
+    case, models = moments
+    files = []
+    for number, model in enumerate(models):
+        state = {f"module.{n}": v.clone() for n, v in model.state_dict().items()}
+        files.append(tmp_path / f"{number}{ending}")
+        save_file(state, files[-1]) if ending == ".safetensors" else torch.save(state, files[-1])
+    checkpoints = [Checkpoint(weights=file) for file in (str(files[0]), *files[1:])]
+    found = influence(
+        case.network,
+        case.train,
+        case.images,
+        case.target,
+        scorer=TracIn(),
+        checkpoints=checkpoints,
+    )
+    assert_equal(found.scores, scored(case, models, TracIn(), rates=(1.0, 1.0, 1.0)).scores)
+    with pytest.raises(WeightsError, match="no weight file"):
+        network_at(case.network, Checkpoint(weights=tmp_path / "other.pt"))

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from whence.core import TensorData
-from whence.curvature import EveryClass
-from whence.errors import DataError, SettingError
+from whence.curvature import EveryClass, RandomSigns
+from whence.errors import DataError, MismatchError, SettingError
 from whence.gradients import Recorder
 from whence.influence import (
     EKFAC,
@@ -20,6 +20,8 @@ from whence.influence import (
     RelatIF,
     influence,
 )
+from whence.influence.batches import training_images
+from whence.influence.fitting import kronecker
 
 
 def assert_equal(found, expected, rtol=1e-9):
@@ -146,6 +148,39 @@ def test_a_part_of_the_images_may_make_the_curvature(setting):
     whole = scores(case, EKFAC(images=9))
     assert_equal(whole, scores(case, EKFAC()))
     assert not torch.allclose(whole, scores(case, EKFAC(images=4)), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "values"), [(KFAC, "product"), (EKFAC, "corrected")])
+def test_the_damping_is_a_share_of_one_images_curvature_unless_layers_have_their_own(
+    setting, kind, values
+):
+    case = setting()
+    recorder = Recorder(case.network)
+    curvature = kronecker(training_images(recorder, case.train), eigenvalues=values)
+    every = [layer.values.sum() for layer in curvature.layers.values()]
+    every += [value.sum() for value in curvature.rest.values()]
+    assert float(sum(every)) == pytest.approx(curvature.trace)
+    by_default, as_number = (
+        scores(case, kind(damping=d)) for d in (None, 0.03 * curvature.trace / 9)
+    )
+    assert_equal(by_default, as_number)
+    assert isinstance(kind().draws, RandomSigns)
+    inverse = matrix_of(curvature.inverse(None), case.network)
+    training, queries = case.gradients()
+    assert_equal(scores(case, kind(damping="layer")), training @ inverse @ queries.T)
+
+
+def test_a_kept_ekfac_fit_is_read_again_and_refused_for_other_data(setting, tmp_path):
+    case = setting()
+    path = tmp_path / "fit.safetensors"
+    first = scores(case, EKFAC(cache=path))
+    kept = path.read_bytes()
+    assert torch.equal(scores(case, EKFAC(cache=str(path))), first)
+    assert torch.equal(first, scores(case, EKFAC()))
+    assert path.read_bytes() == kept
+    other = TensorData(images=case.train.images + 1, labels=case.train.labels)
+    with pytest.raises(MismatchError, match="differs in data"):
+        influence(case.network, other, case.images, case.target, scorer=EKFAC(cache=path))
 
 
 @pytest.mark.parametrize("inner", [GradDot(), GradCos(), RelatIF()], ids=lambda s: s.name)

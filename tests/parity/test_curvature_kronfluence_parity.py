@@ -191,9 +191,7 @@ def test_k_fac_is_kronfluence_s_times_the_positions_of_a_layer(
     """Theirs takes means over positions in both factors; a gradient is a sum over them."""
     chosen = TrainingImages(recorder=subject.recorder, data=subject.train)
     generator.manual_seed(7)
-    ours = kronecker(
-        chosen, draws=SampledLabels(), generator=generator, eigenvalues="product"
-    )
+    ours = kronecker(chosen, draws=SampledLabels(), generator=generator, eigenvalues="product")
     positions = {
         name: subject.recorder.record(subject.images[:1], Loss(0)).blocks[name][0].output.shape[3]
         for name in ours.layers
