@@ -5,7 +5,15 @@ import torch
 
 from whence.core import Margin
 from whence.errors import MismatchError, SettingError
-from whence.gradients import Comparison, DirectBlock, FactoredBlock, ForwardMode, Patches, low_rank
+from whence.gradients import (
+    Comparison,
+    DirectBlock,
+    FactoredBlock,
+    ForwardMode,
+    Patches,
+    kernels,
+    low_rank,
+)
 from whence.gradients import compare as compare_module
 
 
@@ -49,12 +57,12 @@ def test_norms_are_left_out_where_nobody_wants_them(architecture, generator):
 def test_the_quick_kernel_gives_the_products_of_the_plain_one(generator):
     left, right = (torch.randn(3, *s, generator=generator) for s in ((64, 128), (128, 256)))
     out = torch.empty(3, 64, 256)
-    compare_module.batched(left, right, out)
-    assert compare_module.quick(left.double(), 2**30) is None
-    assert compare_module.quick(left, 10) is None
+    kernels.batched(left, right, out)
+    assert kernels.quick(left.double(), 2**30) is None
+    assert kernels.quick(left, 10) is None
     assert relative(out.double(), left.double() @ right.double()) < 1e-6
     rows = torch.randn(4, 2**18, generator=generator)
-    found = compare_module.rows_times_rows(rows, rows)
+    found = kernels.rows_times_rows(rows, rows)
     assert relative(found.double(), rows.double() @ rows.double().T) < 1e-5
 
 

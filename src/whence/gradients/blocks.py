@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whence.core import Scalars
+from whence.gradients.pairs import Pair, paired
 from whence.gradients.patches import Patches
 
 __all__ = ["Block", "DirectBlock", "FactoredBlock", "products", "stacked"]
@@ -126,10 +127,52 @@ class FactoredBlock:
 
         Either of gradients that are formed, or of inner products between positions.
         """
+        if self.kept and self.single:
+            return self.paired(None)[1]
         if self.favours_gram:
             ours = self.output.transpose(2, 3) @ self.output
             return (ours * self.gram()).flatten(1).sum(dim=1)
         return self.materialise().square().sum(dim=1)
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one group of channels."""
+        return self.output.shape[1] == 1
+
+    def paired(self, queries: "Block | None") -> tuple[Tensor, Scalars]:
+        """Return products with queries ``(b, q)`` and squared norms, for one group of channels.
+
+        Their graph is kept in two products per layer; it can be differentiated once.
+
+        Args:
+            queries: A block of ``q`` gradients; None for norms alone.
+        """
+        wide, positions = self.output.shape[2:]
+        if queries is None:
+            dense = self.output.new_zeros(0, wide, self.deep)
+        else:
+            dense = queries.materialise().to(self.output).reshape(-1, wide, self.deep)
+        factors = None
+        one = isinstance(queries, FactoredBlock) and len(queries) == 1
+        if one and isinstance(queries, FactoredBlock) and queries.short:
+            factors = (queries.output[0, 0], queries.input[0, 0].T)
+        gram = positions * positions * (wide + 2) + positions * positions * self.deep
+        if isinstance(self.held, Patches):
+            gram = positions * positions * (wide + 2) + self.held.gram_cost()
+        pulled = self.size if factors is None else factors[0].shape[1] * (wide + self.deep)
+        favours = gram + len(dense) * positions * pulled < 1.5 * (positions + MEMORY) * self.size
+        held = self.held if isinstance(self.held, Patches) else None
+        source = self.held.source if isinstance(self.held, Patches) else self.held
+        return paired(
+            self.output,
+            source,
+            Pair(patches=held, queries=dense, factors=factors, gram=favours),
+        )
+
+    @property
+    def short(self) -> bool:
+        """Whether a gradient's two factors are fewer numbers than itself."""
+        return self.output.shape[3] * (self.output.shape[2] + self.deep) < self.size
 
     def gram(self) -> Tensor:
         """Return inner products of an image's inputs with each other, ``(b, g, t, t)``."""

@@ -7,7 +7,7 @@ measured, and then forgotten. The queries are laid out for this once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from whence.core import Scalars
 from whence.errors import MismatchError
 from whence.gradients.blocks import Block, DirectBlock, FactoredBlock, products
+from whence.gradients.kernels import batched, rows_times_rows
 from whence.gradients.patches import Patches
 from whence.gradients.record import ExampleGradients, combined
 
@@ -22,9 +23,6 @@ __all__ = ["Compared", "Comparison"]
 
 TILE_BYTES = 2**24
 """Gradients are formed for as many channels at a time as fit into this: it should fit a cache."""
-
-LARGE = 2**20
-"""Multiply-adds of a product from which oneDNN's kernel pays for its call."""
 
 ROWS = 32
 """Images whose gradients are formed together."""
@@ -173,34 +171,3 @@ def by_tiles(
         dots += rows_times_rows(flat, tile.queries)
         if squares is not None:
             squares += torch.linalg.vector_norm(flat, dim=1).square()
-
-
-def batched(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Write the products of ``(b, o, t)`` and ``(b, t, n)`` to ``out``."""
-    kernel = quick(left, left.shape[1] * left.shape[2] * right.shape[2])
-    if kernel is None:
-        torch.bmm(left, right, out=out)
-        return
-    for one, two, place in zip(left, right, out, strict=True):
-        place.copy_(kernel(one, two.T, None, "none", [], ""))
-
-
-def rows_times_rows(left: Tensor, right: Tensor) -> Tensor:
-    """Return the products of ``(b, n)`` and ``(q, n)``: ``(b, q)``."""
-    kernel = quick(left, left.numel() * len(right))
-    if kernel is None or left.dtype != right.dtype:
-        return left @ right.T
-    found: Tensor = kernel(left, right, None, "none", [], "")
-    return found
-
-
-def quick(values: Tensor, work: int) -> Any:  # noqa: ANN401 - an operation of torch
-    """Return oneDNN's matrix product, where it is there and worth its call; else None.
-
-    On processors for which BLAS has no kernel of its own it is up to twice as fast.
-    """
-    if values.device.type != "cpu" or values.dtype != torch.float32 or work < LARGE:
-        return None
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)

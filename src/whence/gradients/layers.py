@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,6 +10,7 @@ from whence.gradients.blocks import Block, DirectBlock, FactoredBlock
 from whence.gradients.patches import Patches
 from whence.gradients.routes import LayerUse
 from whence.network import BatchAxis
+from whence.network.twice import plain_batch_norm
 
 __all__ = ["layer_blocks"]
 
@@ -125,7 +127,13 @@ def norm_blocks(
     match use.operation:
         case "batch_norm":
             mean, variance = statistics
-            normal = functional.batch_norm(source, mean, variance, eps=use.settings[0])
+            eps = use.settings[0]
+            if torch.is_grad_enabled() and source.requires_grad:
+                normal = plain_batch_norm(
+                    source, None, None, mean, variance, training=False, momentum=0.0, eps=eps
+                )
+            else:
+                normal = functional.batch_norm(source, mean, variance, eps=eps)
         case "group_norm":
             normal = functional.group_norm(source, use.settings[0], eps=epsilon(use.settings))
         case _:

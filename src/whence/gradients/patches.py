@@ -4,12 +4,14 @@ With a kernel of ``k`` positions the patches take ``k`` times the memory of the 
 are formed from the input itself where that is possible, and else for a few channels at a time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 __all__ = ["Patches"]
 
@@ -124,37 +126,112 @@ class Patches:
         )
         return found.reshape(len(self.source), groups, count, -1)
 
-    def gram(self) -> Tensor:
-        r"""Return inner products of an image's patches with each other, ``(b, g, t, t)``.
+    def over(self, source: Tensor) -> "Patches":
+        """Return the same patches of another input."""
+        return replace(self, source=source)
 
-        Those of pixels, summed along the diagonals that the kernel spans:
+    def convolved_back(self, weights: Tensor, values: Tensor) -> Tensor:
+        """Return the adjoint of :meth:`convolved` for one group, shaped like the input.
+
+        Args:
+            weights: ``(n, i)``.
+            values: ``(b, n, t)``.
+        """
+        shaped = weights.reshape(len(weights), -1, *self.kernel)
+        outputs = values.reshape(*values.shape[:2], *self.places)
+        left, right, top, bottom = self.padding
+        even = (left, top) == (right, bottom)
+        count, channels, high, wide = self.source.shape
+        if not even:
+            high, wide = high + top + bottom, wide + left + right
+        found: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            (count, channels, high, wide),
+            shaped,
+            outputs,
+            self.stride,
+            (top, left) if even else 0,
+            self.dilation,
+        )
+        return found if even else self.cropped(found)
+
+    def cropped(self, padded: Tensor) -> Tensor:
+        """Return a padded input without its padding."""
+        left, right, top, bottom = self.padding
+        return padded[:, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+
+    def folded(self, values: Tensor) -> Tensor:
+        """Return the adjoint of :meth:`by_position`, of ``(b, t, kernel * kernel * c)``."""
+        count, channels, high, wide = self.source.shape
+        left, right, top, bottom = self.padding
+        found = values.new_zeros(count, high + top + bottom, wide + left + right, channels)
+        parts = values.reshape(count, *self.places, *self.kernel, channels)
+        spans = [(self.places[k] - 1) * self.stride[k] + 1 for k in (0, 1)]
+        for row in range(self.kernel[0]):
+            for column in range(self.kernel[1]):
+                y, x = row * self.dilation[0], column * self.dilation[1]
+                window = found[
+                    :, y : y + spans[0] : self.stride[0], x : x + spans[1] : self.stride[1]
+                ]
+                window += parts[:, :, :, row, column]
+        return self.cropped(found.permute(0, 3, 1, 2))
+
+    def gram(self) -> Tensor:
+        """Return inner products of an image's patches with each other, ``(b, g, t, t)``."""
+        count, channels, high, wide = self.source.shape
+        pixels = self.source.reshape(count, self.groups, channels // self.groups, high * wide)
+        products = (pixels.transpose(2, 3) @ pixels).flatten(0, 1)
+        return self.diagonal_sums(products).reshape(count, self.groups, *[self.shape[3]] * 2)
+
+    def diagonal_sums(self, products: Tensor) -> Tensor:
+        r"""Return inner products of patches, from those of pixels: ``(b, p, p)`` to ``(b, t, t)``.
+
+        Summed along the diagonals that the kernel spans, rows first, then columns:
 
         .. math:: (A^\top A)_{ts} = \sum_\delta \langle x_{t + \delta}, x_{s + \delta} \rangle .
         """
-        count, channels, high, wide = self.source.shape
-        pixels = self.source.reshape(count, self.groups, channels // self.groups, high * wide)
-        products = pixels.transpose(2, 3) @ pixels
         if self.pointwise:
             return products
-        found = products.reshape(count * self.groups, high, wide, high, wide)
-        left, right, top, bottom = self.padding
-        if any(self.padding):
-            found = functional.pad(found, (left, right, top, bottom) * 2)
-        for axis in (0, 1):
-            found = self.summed(found, axis)
-        places = self.places[0] * self.places[1]
-        return found.reshape(count, self.groups, places, places)
+        (high, wide), (rows, columns) = self.source.shape[2:], self.places
+        found = products.reshape(-1, high, wide, high, wide)
+        some = found.new_zeros(len(found), rows, wide, rows, wide)
+        for into, of in self.spans(0):
+            some[:, into, :, into] += found[:, of, :, of]
+        every = found.new_zeros(len(found), rows, columns, rows, columns)
+        for into, of in self.spans(1):
+            every[:, :, into, :, into] += some[:, :, of, :, of]
+        return every.reshape(len(found), rows * columns, rows * columns)
 
-    def summed(self, values: Tensor, axis: int) -> Tensor:
-        """Return products summed over the kernel's rows, or its columns."""
-        step, count = self.stride[axis], self.places[axis]
-        total: Tensor | None = None
+    def diagonal_spread(self, products: Tensor) -> Tensor:
+        """Return the adjoint of :meth:`diagonal_sums`: ``(b, t, t)`` to ``(b, p, p)``."""
+        if self.pointwise:
+            return products
+        (high, wide), (rows, columns) = self.source.shape[2:], self.places
+        every = products.reshape(-1, rows, columns, rows, columns)
+        some = every.new_zeros(len(every), rows, wide, rows, wide)
+        for of, into in self.spans(1):
+            some[:, :, into, :, into] += every[:, :, of, :, of]
+        found = every.new_zeros(len(every), high, wide, high, wide)
+        for of, into in self.spans(0):
+            found[:, into, :, into] += some[:, of, :, of]
+        return found.reshape(len(every), high * wide, high * wide)
+
+    def spans(self, axis: int) -> Iterator[tuple[slice, slice]]:
+        """Yield for each row, or column, of the kernel: which positions see which pixels with it.
+
+        Positions at which it lies in the padding are left out.
+        """
+        step, count, before = self.stride[axis], self.places[axis], self.padding[2 - 2 * axis]
+        size = self.source.shape[2 + axis]
         for offset in range(self.kernel[axis]):
-            start = offset * self.dilation[axis]
-            chosen = slice(start, start + (count - 1) * step + 1, step)
-            part = values[:, chosen, :, chosen] if axis == 0 else values[:, :, chosen, :, chosen]
-            total = part if total is None else total + part
-        return values if total is None else total
+            shift = offset * self.dilation[axis] - before
+            first = max(0, -(shift // step))
+            last = min(count - 1, (size - 1 - shift) // step)
+            if first <= last:
+                start = first * step + shift
+                yield (
+                    slice(first, last + 1),
+                    slice(start, start + (last - first) * step + 1, step),
+                )
 
     def gram_cost(self) -> int:
         """Return the multiply-adds of :meth:`gram` for an image, and its additions."""

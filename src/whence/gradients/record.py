@@ -15,12 +15,16 @@ from whence.gradients.blocks import Block, DirectBlock, FactoredBlock, products
 from whence.gradients.layers import layer_blocks
 from whence.gradients.routes import Uses, find_uses, gathered
 from whence.network import Network, rewrite
-from whence.network.twice import twice_differentiable
+from whence.network.operations import name_of
+from whence.network.twice import plain_norms, twice_differentiable
 
 __all__ = ["ExampleGradients", "Recorder"]
 
 
 IMAGE_AXES = 4
+
+WEIGHTED = frozenset({"conv2d", "linear", "batch_norm"})
+"""Operations whose second and further arguments may be left out of a graph through the first."""
 
 
 @final
@@ -88,6 +92,26 @@ class ExampleGradients:
             )
         return total
 
+    def paired(self, queries: Mapping[str, Block]) -> tuple[Tensor, Scalars]:
+        """Return products with queries ``(b, q)`` and squared norms ``(b,)``, at once.
+
+        With a graph it is cheaper than both on their own, and can be differentiated once.
+        """
+        count = next((len(q) for q in queries.values()), 0)
+        total = self.logits.new_zeros(len(self), count)
+        squares = self.logits.new_zeros(len(self))
+        for name, blocks in self.blocks.items():
+            first, query = blocks[0], queries[name]
+            if len(blocks) > 1:
+                first = DirectBlock(values=combined(blocks), shape=first.shape)
+            if isinstance(first, FactoredBlock) and first.kept and first.single:
+                products_of, squares_of = first.paired(query)
+            else:
+                products_of, squares_of = products(first, query), first.squared_norm()
+            total = total + products_of
+            squares = squares + squares_of
+        return total, squares
+
     def norm(self) -> Scalars:
         """Return Euclidean norms over all parameters, ``(b,)``."""
         return self.squared_norm().sqrt()
@@ -123,8 +147,10 @@ class Recorder:
         rewrite.with_outputs(graph, uses.recorded)
         second, _ = rewrite.copied(graph)
         twice_differentiable(second)
+        plain_norms(second)
         self.once, self.twice = (self.finish(g) for g in (graph, second))
         self.staged = network.staged()
+        self.weights = layer_weights(uses.graph)
 
     def finish(self, graph: Graph) -> Callable[[Mapping[str, Tensor], Tensor], Any]:
         """Compile a graph that returns logits and recorded values."""
@@ -156,9 +182,8 @@ class Recorder:
                 name: side_by_side(p).detach().requires_grad_()
                 for name, p in self.network.parameters.items()
             }
-            function = self.twice if create_graph else self.once
-            logits, values = function(parameters, images)
             uses = self.uses
+            logits, values = self.forward(parameters, images, create_graph=create_graph)
             wanted = [values[i] for i in uses.outputs]
             found = (
                 torch.autograd.grad(
@@ -179,6 +204,23 @@ class Recorder:
             logits=logits if create_graph else logits.detach(),
             blocks={name: tuple(blocks[name]) for name in self.names if name in blocks},
         )
+
+    def forward(
+        self, parameters: Mapping[str, Tensor], images: Tensor, *, create_graph: bool
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return logits and recorded values, with a graph down to what is differentiated.
+
+        Where the images carry the graph, layers' weights are left out of it: convolutions would
+        work out a weight's second derivative that nobody asked for.
+        """
+        if not create_graph:
+            return self.once(parameters, images)  # type: ignore[no-any-return]
+        if images.requires_grad:
+            held = {n: p.detach() if n in self.weights else p for n, p in parameters.items()}
+            logits, values = self.twice(held, images)
+            if all(values[i].requires_grad for i in self.uses.outputs):
+                return logits, values
+        return self.twice(parameters, images)  # type: ignore[no-any-return]
 
     def collect(
         self,
@@ -238,6 +280,20 @@ class Recorder:
         rows = torch.arange(len(images), device=images.device)
         some = {name: held[name] for name in self.uses.left}
         return vmap(grad(scalar), in_dims=(None, 0, 0))(some, images, rows)  # type: ignore[no-any-return]
+
+
+def layer_weights(graph: Graph) -> frozenset[str]:
+    """Return the parameters that meet what depends on the images in layers alone."""
+    moving = rewrite.depends_on_images(graph)
+    return frozenset(
+        str(node.target)
+        for node in graph.nodes
+        if node.op == "get_attr"
+        and all(
+            user in moving and name_of(user) in WEIGHTED and user.args[0] is not node
+            for user in node.users
+        )
+    )
 
 
 def side_by_side(values: Tensor) -> Tensor:

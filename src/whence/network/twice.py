@@ -17,7 +17,7 @@ from whence.errors import UnsupportedOperation
 from whence.network.operations import name_of
 from whence.network.rewrite import depends_on_images, replaced
 
-__all__ = ["merged_norms", "twice_differentiable"]
+__all__ = ["merged_norms", "plain_batch_norm", "plain_norms", "twice_differentiable"]
 
 
 def twice_differentiable(graph: Graph) -> None:
@@ -26,6 +26,16 @@ def twice_differentiable(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and node in moving and name_of(node) in PLAIN:
             replaced(graph, node, PLAIN[name_of(node)])
+
+
+def plain_norms(graph: Graph) -> None:
+    """Spell out batch norms in eval mode as one scale and one shift per channel.
+
+    The fused operation's second derivative redoes its first in many steps.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and name_of(node) == "batch_norm" and not node.args[5]:
+            replaced(graph, node, plain_batch_norm)
 
 
 def merged_norms(graph: Graph) -> None:
@@ -126,6 +136,26 @@ def plain_layer_norm(
     normal = centred * (centred.square().mean(dim=axes, keepdim=True) + eps).rsqrt()
     normal = normal if weight is None else normal * weight
     return normal if bias is None else normal + bias
+
+
+def plain_batch_norm(
+    values: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,  # noqa: FBT001
+    momentum: float,
+    eps: float,
+    cudnn_enable: bool = True,  # noqa: FBT001, FBT002
+) -> Tensor:
+    """Return values in units of running statistics, scaled and shifted, channel by channel."""
+    del training, momentum, cudnn_enable
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = (1, -1, *[1] * (values.ndim - 2))
+    return torch.addcmul(shift.view(shape), values, scale.view(shape))
 
 
 def plain_hard_sigmoid(values: Tensor) -> Tensor:

@@ -114,11 +114,16 @@ class Term:
         scoring = self.member.scoring
         keep = torch.is_grad_enabled()
         recorded = self.member.recorder.record(images, target, create_graph=keep)
-        products = recorded.dot(self.member.queries.blocks)[:, 0]
+        queries = self.member.queries.blocks
+        residuals = residuals_of(recorded.logits, target)
+        if scoring.normalised and scoring.metric is None and not held:
+            together, squared = recorded.paired(queries)
+            return together[:, 0], scoring.weights(squared, residuals)
+        products = recorded.dot(queries)[:, 0]
         if held:
             return products, torch.zeros_like(products)
-        squared = scoring.squared_norms(recorded) if scoring.normalised else None
-        return products, scoring.weights(squared, residuals_of(recorded.logits, target))
+        curved = scoring.squared_norms(recorded) if scoring.normalised else None
+        return products, scoring.weights(curved, residuals)
 
 
 @torch.inference_mode(mode=False)
