@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whence.network import Network
-    from whence.recipes import audit, explain, transfer
+    from whence.recipes import audit, evaluate, explain, transfer
 
-__all__ = ["Network", "__version__", "audit", "explain", "transfer"]
+__all__ = ["Network", "__version__", "audit", "evaluate", "explain", "transfer"]
 
 __version__ = "0.1.0"
 
 ROOMS = {
     "Network": "whence.network",
     "audit": "whence.recipes",
+    "evaluate": "whence.recipes",
     "explain": "whence.recipes",
     "transfer": "whence.recipes",
 }

@@ -12,17 +12,32 @@ from whence.cli.audit import audit
 from whence.cli.convert import convert
 from whence.cli.demo import demo
 from whence.cli.describe import describe
+from whence.cli.evaluate import evaluate
 from whence.cli.explain import explain
 from whence.cli.fit import fit
 from whence.cli.guard import guarded
 from whence.cli.homogeneity import homogeneity
 from whence.cli.methods import methods
+from whence.cli.metrics import metrics
 from whence.cli.transfer import transfer
 from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-COMMANDS = (audit, explain, methods, describe, homogeneity, convert, fit, transfer, demo, view)
+COMMANDS = (
+    audit,
+    explain,
+    methods,
+    evaluate,
+    metrics,
+    describe,
+    homogeneity,
+    convert,
+    fit,
+    transfer,
+    demo,
+    view,
+)
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""

@@ -200,7 +200,7 @@ def written(value: object) -> str | None:  # noqa: PLR0911 - one answer per kind
     if isinstance(value, int | float | str):
         return str(value)
     if isinstance(value, tuple) and all(isinstance(part, int | float) for part in value):
-        return " ".join(f"{part:g}" for part in value)
+        return " ".join(repr(part) for part in value)
     if isinstance(value, Squares):
         return f"squares:{value.size}"
     for name in BASELINES:

@@ -1,0 +1,390 @@
+"""`whence evaluate`: can attributions be trusted?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.guard import INTERRUPTED
+from whence.cli.options import METHOD, OUTPUT, Download, Json, Overwrite, Verbose
+
+if TYPE_CHECKING:
+    from whence.results.evaluation import EvaluationRecord
+
+__all__ = ["evaluate"]
+
+NETWORKS, DATA, METRIC = "Networks", "Data", "Metrics"
+SHOWN = 8
+"""Reasons and notes that are printed; the report has them all."""
+
+
+def evaluate(  # noqa: PLR0913 - one argument for each option
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[IMAGES|FILE.toml]",
+            help="Images: a folder, .zip, .npz, digits; or a file with the same settings, which "
+            "options given beside it override.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help="A network, and what to call it; may be given several times. torchvision/NAME, "
+            "timm/NAME, transformers/FOLDER, package.module:factory or path/to/file.py:factory.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Local weights; with the name where there are several networks.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE", help="Class names, one per line.", rich_help_panel=NETWORKS
+        ),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME:]KEY=VALUE",
+            help="How a picture becomes the input of one network, or of all: size=32.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=NETWORKS)
+    ] = None,
+    download: Download = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Labels of the images.", rich_help_panel=DATA),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where the objects are: a folder or .zip of pictures with the images' names, or "
+            "an array .npy, .npz#KEY, (n, h, w).",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most so many images, spread over the source. [default: 64]",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="A method of `whence methods`, with settings behind a colon; give several. "
+            "[default: gradient, input-x-gradient, integrated-gradients, grad-cam]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting for every method that has it.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Maps that somebody else made of all images: .npy or .npz#KEY, (n, h, w) or "
+            "(n, c, h, w).",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A control beside random, constant and edge map: redrawn-map, input-map, "
+            "centre-map.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="What is explained: predicted, label, or a class by number. [default: predicted]",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="A metric of `whence metrics`; give several. [default: insertion, deletion, srg, "
+            "gini; with masks also relevance-mass, relevance-rank, pointing-game]",
+            rich_help_panel=METRIC,
+            show_default=False,
+        ),
+    ] = None,
+    metric_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting for every metric that has it, such as fill=black or steps=10.",
+            rich_help_panel=METRIC,
+        ),
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(
+            help="What metrics look at: probability, logit, log-probability, margin. "
+            "[default: probability]",
+            rich_help_panel=METRIC,
+            show_default=False,
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the intervals. [default: 0.95]", rich_help_panel=METRIC, show_default=False
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Resamples of the bootstrap. [default: 1000]",
+            rich_help_panel=METRIC,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the bootstrap. [default: 0]", rich_help_panel=METRIC, show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images of a cell, which is what is lost at most when it is stopped. "
+            "[default: 16]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A new folder for report.html, evaluation.json, values.csv, table.csv and "
+            "table.md. [default: evaluation]",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    save_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Write what was asked for as a file, and end.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with what is in the folder.", rich_help_panel=OUTPUT),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge attributions, ours or anyone's: methods x metrics x networks on some images.
+
+    Random, constant and edge maps stand in every table. A method is called better than its
+    metric's control only where the bootstrap interval of the difference, image by image, lies on
+    one side of zero. Work is kept as it is done; --resume goes on.
+    """
+    from whence.recipes.evaluate import evaluate as run
+    from whence.recipes.evaluate_file import (
+        EvaluationRequest,
+        load_request,
+        read_evaluation,
+        request_text,
+    )
+    from whence.recipes.load import pairs
+    from whence.recipes.transfer_file import network_lines
+    from whence.results.folder import write_whole
+
+    file = source is not None and source.lower().endswith(".toml")
+    alone = len(model or ()) == 1
+    lines = network_lines(
+        model or (),
+        [own(text, model or ()) for text in weights or ()] if alone else weights or (),
+        classes or (),
+        input_ or (),
+        (),
+    )
+    request = EvaluationRequest(
+        networks=lines,
+        data=None if file else source,
+        labels=labels,
+        masks=masks,
+        methods=tuple(method) if method else None,
+        metrics=tuple(metric) if metric else None,
+        controls=tuple(control) if control else None,
+        maps=dict(pairs(maps or (), "theirs=maps.npy")),
+        method_settings=dict(pairs(set_ or (), "steps=64")),
+        metric_settings=dict(pairs(metric_set or (), "fill=black")),
+        target=int(target) if target is not None and target.lstrip("-").isdecimal() else target,
+        value=value,
+        count=count,
+        batch_size=batch_size,
+        confidence=confidence,
+        draws=draws,
+        seed=seed,
+        out=out,
+        device=device,
+        download=True if download else None,
+    )
+    if file and source is not None:
+        request = request.over(read_evaluation(Path(source)))
+    if save_config is not None:
+        write_whole(save_config, request_text(request).encode())
+        say(f"{bold('Settings')}  {save_config}")
+        return
+    place = Path(request.out or "evaluation")
+    loaded = load_request(request)
+    try:
+        with bars(quiet=as_json) as progress:
+            record = run(
+                loaded.models,
+                loaded.data,
+                maps=loaded.maps,
+                masks=loaded.masks,
+                bootstrap=request.bootstrap,
+                out=place,
+                resume=resume,
+                overwrite=overwrite,
+                command=command_line(),
+                progress=progress,
+                **request.settings(),
+            )
+    except KeyboardInterrupt as stop:
+        kept = len(list((place / "cells").glob("*.json")))
+        typer.echo(
+            f"\nStopped. {kept} finished cells are kept in {place}; go on with the same command "
+            f"and --resume.",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from stop
+    write_whole(place / "evaluate.toml", request_text(request).encode())
+    if as_json:
+        say_json(overview(record, place))
+    else:
+        show(record, place, verbose=verbose)
+
+
+def own(text: str, models: list[str] | tuple[str, ...]) -> str:
+    """Return a weight file with the name of the only network before it."""
+    from whence.recipes.transfer_file import split_name
+
+    name = split_name(models[0])[0]
+    return text if text.startswith(f"{name}=") else f"{name}={text}"
+
+
+def overview(record: "EvaluationRecord", place: Path) -> dict[str, Any]:
+    """Return what an evaluation found, without the values of images, as a program reads it."""
+    from dataclasses import asdict
+
+    return {
+        "out": str(place),
+        "report": str(place / "report.html"),
+        "data": record.data.name,
+        "images": len(record.images),
+        "confidence": record.confidence,
+        "networks": [
+            {
+                "name": one.name,
+                "model": one.card.name,
+                "fingerprint": one.card.fingerprint,
+                "accuracy": one.accuracy,
+            }
+            for one in record.networks
+        ],
+        "methods": [asdict(one) for one in record.methods],
+        "metrics": [asdict(one) for one in record.metrics],
+        "scores": [
+            {
+                "network": one.network,
+                "metric": one.metric,
+                "method": one.method,
+                "estimate": None if one.estimate is None else asdict(one.estimate),
+                "difference": None if one.difference is None else asdict(one.difference),
+                "rank": record.ranks(one.network, one.metric).get(one.method),
+                "verdict": one.verdict,
+                "reason": one.reason,
+                "undefined": one.undefined,
+            }
+            for one in record.scores
+        ],
+        "agreements": [
+            {
+                "metric": one.metric,
+                "first": list(one.first),
+                "second": list(one.second),
+                "estimate": None if one.estimate is None else asdict(one.estimate),
+            }
+            for one in record.agreements
+        ],
+        "notes": list(record.notes),
+        "seconds": record.run.seconds,
+    }
+
+
+def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
+    """Print the table of each network, and what does not apply."""
+    from whence.report.evaluation_tables import agreement_rows, refusals, summary_rows
+
+    say(f"{len(record.images)} images of {record.data.name}")
+    for network in record.networks:
+        told = "" if network.accuracy is None else f", accuracy {100 * network.accuracy:.1f} %"
+        say(f"\n{bold(network.name)}{told}")
+        head, rows = summary_rows(record, network.name)
+        say(table(rows, head))
+    if record.agreements:
+        say(f"\n{bold('Agreement')}")
+        say(table(agreement_rows(record)[:SHOWN], ("metric", "first", "second", "mean")))
+    say(
+        faint(
+            "\n+ better than the metric's control, - worse, ? no claim; "
+            f"{100 * record.confidence:g} % bootstrap intervals are in the report"
+        )
+    )
+    lines = [*refusals(record), *record.notes]
+    for line in lines if verbose else lines[:SHOWN]:
+        say(faint(line))
+    if len(lines) > SHOWN and not verbose:
+        say(faint(f"and {len(lines) - SHOWN} more lines of this kind, in the report"))
+    if verbose:
+        say(f"{sum(record.run.seconds.values()):.2f} s")
+    say(f"\n{bold('Report')}  {place / 'report.html'}")
