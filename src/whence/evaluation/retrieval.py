@@ -33,9 +33,10 @@ HANAWA = "Hanawa et al. (2021), Evaluation of Similarity-based Explanations"
 @final
 @dataclass(frozen=True, kw_only=True)
 class IdenticalClass:
-    """The share of a query's highest training images that carry the query's class.
+    """The share of a query's highest training images that carry the query's class, or subclass.
 
-    Give the query's predicted class where a prediction is explained.
+    Give the query's predicted class where a prediction is explained. Under the name
+    ``IdenticalSubclass`` it is given true subclasses, which the model was not trained on.
 
     Args:
         k: How many of the highest; images that tie for the last places share them.
@@ -47,8 +48,8 @@ class IdenticalClass:
         better="higher",
         low=0.0,
         high=1.0,
-        chance="the class's share of the training images",
-        reference=f"{HANAWA} (identical class test)",
+        chance="the class's share of the training images; of its group, for subclasses",
+        reference=f"{HANAWA} (identical class test, identical subclass test)",
     )
 
     def __post_init__(self) -> None:
@@ -66,41 +67,10 @@ class IdenticalClass:
         return share_of_same(scores, labels, query_labels, self.k)
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class IdenticalSubclass:
-    """The share of a query's highest training images that are of its true *subclass*.
-
-    For a model that was trained on groups of classes and never saw which of them an image is of:
-    scores that follow what it has learnt of them still find their own kind.
-
-    Args:
-        k: How many of the highest; images that tie for the last places share them.
-    """
-
-    k: int = 1
-
-    card: ClassVar[MetricCard] = MetricCard(
-        better="higher",
-        low=0.0,
-        high=1.0,
-        chance="the subclass's share of the training images; of its group, if that is found",
-        reference=f"{HANAWA} (identical subclass test)",
-    )
-
-    def __post_init__(self) -> None:
-        """Check the number."""
-        check_k(self.k)
-
-    def __call__(
-        self, scores: Tensor, subclasses: Int[Tensor, " n"], query_subclasses: Int[Tensor, " q"]
-    ) -> Float[Tensor, " q"]:
-        """Return one share per query.
-
-        Raises:
-            ShapeError: If there is not one subclass per training image and query.
-        """
-        return share_of_same(scores, subclasses, query_subclasses, self.k)
+IdenticalSubclass = IdenticalClass
+"""The same test with *subclasses* in the place of classes, for a model that was trained on groups
+of classes and never saw which of them an image is of: scores that follow what it has learnt of
+them still find their own kind."""
 
 
 @final
