@@ -1,8 +1,19 @@
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from whence.errors import DataError, NumericsError, ShapeError
-from whence.evaluation import PointingGame, RelevanceMass, RelevanceRank, mask_share
+from whence.errors import DataError, NumericsError, SettingError, ShapeError
+from whence.evaluation import (
+    AreaIoU,
+    EnergyPointing,
+    MapAUC,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    ThresholdIoU,
+    box_masks,
+    mask_share,
+)
 
 METRICS = [RelevanceMass(), RelevanceRank(), PointingGame()]
 
@@ -92,3 +103,92 @@ def test_a_soft_mask_is_refused():
 def test_attributions_that_are_not_finite_are_refused():
     with pytest.raises(NumericsError, match="1 of 9"):
         RelevanceMass()(picture([[1, torch.nan, 1]] + [[0, 0, 0]] * 2), MASK)
+
+
+def test_energy_pointing_is_the_mass_over_the_share_of_the_mask():
+    values = picture([[3, 1, 2], [-9, 2, 0], [0, 0, 0]])
+    assert EnergyPointing()(values, MASK).item() == pytest.approx((4 / 8) / (2 / 9))
+    assert EnergyPointing()(-MASK.double(), MASK).isnan().all()
+
+
+def test_energy_pointing_of_random_maps_is_one_for_masks_of_any_size(generator):
+    values = torch.rand(1000, 1, 6, 6, generator=generator)
+    for side in (1, 3, 6):
+        masks = torch.zeros(1000, 1, 6, 6)
+        masks[:, :, :side, :side] = 1
+        assert EnergyPointing()(values, masks).mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_the_iou_is_that_of_as_many_pixels_as_the_mask_has():
+    values = picture([[5, 1, 4], [3, 0, 0], [0, 0, 0]])  # the two highest: one in, one out
+    assert AreaIoU()(values, MASK).item() == pytest.approx(1 / 3)
+    assert AreaIoU()(MASK.double(), MASK).item() == 1
+
+
+def test_the_iou_of_a_constant_map_is_the_cards_chance_level():
+    share = 2 / 9
+    assert AreaIoU()(torch.ones(1, 1, 3, 3), MASK).item() == pytest.approx(share / (2 - share))
+
+
+def test_the_threshold_is_a_share_of_the_maximum():
+    values = picture([[8, 3, 5], [4, 0, 0], [-9, 0, 0]])
+    assert ThresholdIoU()(values, MASK).item() == pytest.approx(1 / 4)  # 8, 5 and 4, one inside
+    assert ThresholdIoU(threshold=0.3)(values, MASK).item() == pytest.approx(2 / 4)
+    assert ThresholdIoU(threshold=1.0)(values, MASK).item() == pytest.approx(1 / 2)
+    assert ThresholdIoU()(-values.abs(), MASK).isnan().all()
+
+
+@pytest.mark.parametrize("threshold", [0, 1.5, float("nan")])
+def test_a_threshold_out_of_range_is_refused(threshold):
+    with pytest.raises(SettingError, match="over 0 and at most 1"):
+        ThresholdIoU(threshold=threshold)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 10_000])
+def test_the_area_under_roc_is_scikit_learns_with_and_without_ties(generator, levels):
+    values = torch.randint(-levels, levels, (6, 2, 5, 4), generator=generator).double()
+    masks = torch.rand(6, 1, 5, 4, generator=generator) < 0.4
+    found = MapAUC()(values, masks)
+    for row in range(6):
+        flat = values[row].sum(dim=0).flatten()
+        expected = roc_auc_score(masks[row].flatten().numpy(), flat.numpy())
+        assert found[row].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_area_under_roc_of_a_mask_that_is_the_image_is_undefined():
+    assert MapAUC()(torch.rand(1, 1, 3, 3), torch.ones(1, 1, 3, 3)).isnan().all()
+
+
+def test_boxes_become_masks_of_the_pixels_whose_middle_is_inside():
+    boxes = torch.tensor([[1, 0, 3, 2], [0, 1, 1, 2]])
+    expected = torch.tensor(
+        [[[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]]
+    ).bool()
+    assert torch.equal(box_masks(boxes, (3, 4)), expected[:, None])
+    assert torch.equal(box_masks(boxes + 0.4, (3, 4)), expected[:, None])
+    assert not torch.equal(box_masks(boxes + 0.6, (3, 4)), expected[:, None])
+
+
+def test_several_boxes_of_an_image_are_united_and_padding_is_left_out():
+    boxes = torch.tensor([[[0, 0, 1, 1], [2, 2, 3, 3]], [[0, 0, 3, 1], [-1, -1, -1, -1]]])
+    expected = torch.tensor(
+        [[[1, 0, 0], [0, 0, 0], [0, 0, 1]], [[1, 1, 1], [0, 0, 0], [0, 0, 0]]]
+    ).bool()
+    assert torch.equal(box_masks(boxes, (3, 3)), expected[:, None])
+
+
+def test_boxes_that_hold_no_pixel_are_refused_by_their_image():
+    with pytest.raises(DataError, match=r"No pixel of image 1 of \(3, 3\)"):
+        box_masks(torch.tensor([[0, 0, 1, 1], [5, 5, 9, 9]]), (3, 3))
+    with pytest.raises(ShapeError, match="left, top, right, bottom"):
+        box_masks(torch.zeros(2, 3), (3, 3))
+
+
+@pytest.mark.parametrize("metric", [EnergyPointing(), AreaIoU(), ThresholdIoU(), MapAUC()])
+def test_the_newer_metrics_refuse_what_the_others_refuse(metric):
+    with pytest.raises(ShapeError, match="Masks must have shape"):
+        metric(torch.ones(1, 1, 4, 4), MASK)
+    with pytest.raises(DataError, match="image 0 of the batch is empty"):
+        metric(torch.ones(1, 1, 3, 3), MASK & False)
+    with pytest.raises(NumericsError, match="first in image 0"):
+        metric(torch.full((1, 1, 3, 3), torch.inf), MASK)

@@ -5,9 +5,26 @@ direction is better, the range, and what chance would get. :class:`Mean` makes o
 with its uncertainty.
 """
 
-from whence.evaluation.agreement import Spearman, TopOverlap
+from whence.evaluation.agreement import Pairwise, Spearman, TopOverlap
 from whence.evaluation.bootstrap import Band, Bootstrap, Comparison
-from whence.evaluation.complexity import Gini
+from whence.evaluation.complexity import (
+    EffectivePixels,
+    Entropy,
+    Gini,
+    MassArea,
+    Participation,
+)
+from whence.evaluation.controls import (
+    CONTROLS,
+    AverageMap,
+    CentreMap,
+    ConstantMap,
+    EdgeMap,
+    InputMap,
+    RandomMap,
+    RedrawnMap,
+    average_map,
+)
 from whence.evaluation.correlation import (
     FaithfulnessCorrelation,
     FaithfulnessEstimate,

@@ -14,9 +14,21 @@ from torch.nn import functional
 
 from whence.core import Attributions, Scalars
 from whence.errors import DataError, SettingError, ShapeError
-from whence.evaluation.metric import MetricCard, membership, pixel_map
+from whence.evaluation.metric import MetricCard, mean_ranks, membership, pixel_map
 
-__all__ = ["PointingGame", "RelevanceMass", "RelevanceRank", "mask_share"]
+__all__ = [
+    "AreaIoU",
+    "EnergyPointing",
+    "MapAUC",
+    "PointingGame",
+    "RelevanceMass",
+    "RelevanceRank",
+    "ThresholdIoU",
+    "box_masks",
+    "mask_share",
+]
+
+CORNERS = ("left", "top", "right", "bottom")
 
 AREA = "the mask's share of the image, see mask_share()"
 
@@ -112,6 +124,163 @@ class PointingGame:
             chosen = functional.max_pool2d(grid, window, 1, self.tolerance).flatten(1)
         highest = (ranked == ranked.amax(dim=1, keepdim=True)).to(ranked.dtype)
         return (highest * chosen.to(ranked.dtype)).sum(dim=1) / highest.sum(dim=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EnergyPointing:
+    r"""The energy-based pointing game, corrected for the size of the box.
+
+    .. math:: \frac{\sum_{i \in M} a^+_i}{\sum_i a^+_i} \Big/ \frac{|M|}{n}
+
+    How many times denser the positive attribution is inside than on the whole image. Without the
+    correction, as in the paper, it is :class:`RelevanceMass` of the box, and large boxes score
+    well for being large. NaN where nothing is positive.
+
+    References:
+        Wang et al. (2020), "Score-CAM", section 4.4 (energy-based pointing game).
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(
+        better="higher",
+        low=0.0,
+        high=torch.inf,
+        chance="1, of masks of any size",
+        reference="Wang et al. (2020), arXiv:1910.01279, section 4.4, over the box's share",
+    )
+
+    def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
+        """Return one ratio per image."""
+        return RelevanceMass()(values, masks) / mask_share(masks).to(values)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AreaIoU:
+    r"""Intersection over union of the mask and the ``|M|`` highest pixels of the map.
+
+    .. math:: \frac{|\,\mathrm{top}_{|M|}(a) \cap M\,|}{|\,\mathrm{top}_{|M|}(a) \cup M\,|}
+
+    At the mask's own area, so that no threshold favours a method. Pixels that tie for the last
+    places share them.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(
+        better="higher",
+        low=0.0,
+        high=1.0,
+        chance="s / (2 - s) of a constant map, where s is " + AREA,
+        reference="Jaccard (1912), at the area of the mask",
+    )
+
+    def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
+        """Return one value per image."""
+        both = RelevanceRank()(values, masks)
+        return both / (2 - both)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ThresholdIoU:
+    r"""Intersection over union of the mask and the pixels over a share of the map's maximum.
+
+    .. math:: \frac{|T \cap M|}{|T \cup M|}, \qquad T = \{i : a_i \ge \tau \max_j a_j\}
+
+    It depends on the map's scale within an image, not between images; a constant map takes the
+    whole image. NaN where nothing is positive.
+
+    Args:
+        threshold: The share of the maximum, over 0 and at most 1.
+    """
+
+    threshold: float = 0.5
+
+    card: ClassVar[MetricCard] = MetricCard(
+        better="higher",
+        low=0.0,
+        high=1.0,
+        chance="that of the controls: it depends on how many pixels pass the threshold",
+        reference="Zhou et al. (2016), Learning Deep Features for Discriminative Localization",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if not 0 < self.threshold <= 1:
+            msg = f"threshold is a share of the maximum, over 0 and at most 1; got {self.threshold}"
+            raise SettingError(msg + ".")
+
+    def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
+        """Return one value per image."""
+        ranked = pixel_map(values)
+        chosen = inside(masks, values).to(ranked.dtype)
+        highest = ranked.amax(dim=1, keepdim=True)
+        over = (ranked >= self.threshold * highest).to(ranked.dtype)
+        both = (over * chosen).sum(dim=1)
+        found = both / (over.sum(dim=1) + chosen.sum(dim=1) - both)
+        return found.masked_fill(highest[:, 0] <= 0, torch.nan)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MapAUC:
+    r"""The area under the ROC curve of the map as a detector of the mask's pixels.
+
+    .. math:: P(a_i > a_j) + \tfrac12 P(a_i = a_j), \qquad i \in M,\; j \notin M
+
+    Exact, by mean ranks; it sees the whole ranking and no scale. NaN where the mask is the whole
+    image, which leaves no pixel outside.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(
+        better="higher",
+        low=0.0,
+        high=1.0,
+        chance="0.5",
+        reference="Mann and Whitney (1947); Fawcett (2006), An Introduction to ROC Analysis",
+    )
+
+    def __call__(self, values: Attributions, masks: Tensor) -> Scalars:
+        """Return one area per image."""
+        ranked = pixel_map(values)
+        chosen = inside(masks, values).double()
+        within = chosen.sum(dim=1)
+        total = (mean_ranks(ranked) * chosen).sum(dim=1)
+        pairs = within * (chosen.shape[1] - within)
+        return ((total - within * (within + 1) / 2) / pairs).to(values.dtype)
+
+
+def box_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks ``(b, 1, h, w)`` of boxes, true inside.
+
+    Args:
+        boxes: ``(b, 4)``, one box per image, or ``(b, k, 4)``, whose union is taken: left, top,
+            right and bottom in pixels of the image, right and bottom exclusive. A box whose
+            right is not over its left, or bottom over top, is padding and left out.
+        size: Rows and columns of the images.
+
+    Raises:
+        ShapeError: If the boxes are not rows of four numbers.
+        DataError: If no pixel of an image lies in its boxes.
+    """
+    if boxes.ndim not in (2, 3) or boxes.shape[-1] != len(CORNERS):
+        msg = (
+            f"Boxes must be (b, 4) or (b, k, 4) with {', '.join(CORNERS)} in pixels; got "
+            f"{tuple(boxes.shape)}."
+        )
+        raise ShapeError(msg)
+    left, top, right, bottom = boxes.view(len(boxes), -1, 4)[..., None].unbind(dim=2)
+    rows, columns = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
+    down = (rows > top) & (rows < bottom)
+    across = (columns > left) & (columns < right)
+    masks = (down[..., :, None] & across[..., None, :]).any(dim=1, keepdim=True)
+    empty = (~masks.flatten(1).any(dim=1)).nonzero()
+    if len(empty):
+        msg = (
+            f"No pixel of image {int(empty[0, 0])} of {size} lies in its boxes. Give left, top, "
+            f"right and bottom in pixels of the preprocessed image."
+        )
+        raise DataError(msg)
+    return masks
 
 
 def inside(masks: Tensor, values: Tensor) -> Float[Tensor, "b n"]:
