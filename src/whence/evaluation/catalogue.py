@@ -16,8 +16,16 @@ from whence.evaluation.complexity import (
     MassArea,
     Participation,
 )
+from whence.evaluation.correlation import (
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
 from whence.evaluation.faithfulness import Deletion, Insertion
+from whence.evaluation.gap import CompletenessGap
 from whence.evaluation.idsds import IDSDS
+from whence.evaluation.infidelity import Infidelity
 from whence.evaluation.localisation import (
     AreaIoU,
     EnergyPointing,
@@ -28,9 +36,11 @@ from whence.evaluation.localisation import (
     ThresholdIoU,
 )
 from whence.evaluation.masking import MASKING, MaskedArea
+from whence.evaluation.monotonicity import Monotonicity
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import ParameterRandomisation
+from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
 from whence.evaluation.settings import (
     SegmentsNamed,
     Setting,
@@ -91,6 +101,7 @@ class MetricEntry:
 
 PERTURBATION, LOCALISATION = "perturbation", "localisation"
 COMPLEXITY, AGREEMENT, SANITY = "complexity", "agreement", "sanity"
+ROBUSTNESS = "robustness"
 
 
 def masking(name: str) -> MetricEntry:
@@ -104,6 +115,18 @@ def masking(name: str) -> MetricEntry:
         says=f"area under the value while {what} pixels {keeps}, over a blurred image",
         reads="hit" if name[1] == "A" else "explained",
         control="none" if name in ("RPM", "RNM") else "random-map",
+    )
+
+
+def foretells(make: Callable[[], Any], says: str, control: Against = "random-map") -> MetricEntry:
+    """Return the entry of a metric that holds a map against what was explained itself."""
+    return MetricEntry(
+        make=make,
+        form="function",
+        group=PERTURBATION,
+        says=says,
+        reads="explained",
+        control=control,
     )
 
 
@@ -183,6 +206,39 @@ METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
             control="none",
         ),
         **{name.lower(): masking(name) for name in MASKING},
+        "faithfulness-correlation": foretells(
+            FaithfulnessCorrelation,
+            "correlation of the map over random subsets with the fall without them",
+        ),
+        "faithfulness-estimate": foretells(
+            FaithfulnessEstimate,
+            "correlation of each segment's attribution with the fall without it alone",
+        ),
+        "sensitivity-n": foretells(
+            SensitivityN, "mean of faithfulness-correlation over growing sizes of the subsets"
+        ),
+        "monotonicity-correlation": foretells(
+            MonotonicityCorrelation,
+            "rank correlation of a segment's size with the squared change without it",
+        ),
+        "monotonicity": foretells(
+            lambda: Monotonicity(graded=True),
+            "how rarely the value falls while segments are put onto a fill, the least first",
+        ),
+        "infidelity": foretells(
+            Infidelity, "squared error of the fall of the value that the map foretells"
+        ),
+        "completeness-gap": foretells(
+            CompletenessGap,
+            "how far the map is from adding up to the difference that it explains",
+            "none",
+        ),
+        "max-sensitivity": plain(
+            MaxSensitivity, "method", ROBUSTNESS, "largest relative change of the map under noise"
+        ),
+        "average-sensitivity": plain(
+            AverageSensitivity, "method", ROBUSTNESS, "mean relative change of the map under noise"
+        ),
         "pointing-game": plain(
             PointingGame, "mask", LOCALISATION, "whether the highest pixel lies in the mask"
         ),

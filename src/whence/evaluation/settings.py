@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 from whence.core import BASELINES, Baseline, Normalisation, baseline_named
 from whence.errors import SettingError
 from whence.evaluation.imputation import NoisyLinear
-from whence.evaluation.steps import Imputer, Segments, Squares
+from whence.evaluation.infidelity import AddedNoise, Perturbation, RemovedSquares
+from whence.evaluation.steps import Imputer, Segments, Squares, Tiles
 
 __all__ = ["SegmentsNamed", "Setting", "changed", "in_units", "segments_named", "settings_written"]
 
@@ -22,11 +23,15 @@ SegmentsNamed: TypeAlias = Callable[[str], Segments]
 """What makes segments of a name."""
 
 IMPUTERS = {"noisy-linear": NoisyLinear()}
+PERTURBATIONS: dict[str, Perturbation] = {
+    "removed-squares": RemovedSquares(),
+    "added-noise": AddedNoise(),
+}
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def segments_named(name: str) -> Segments:
-    """Return segments by name: ``pixels``, ``squares:9`` (pixels a side).
+    """Return segments by name: ``pixels``, ``squares:9`` (pixels a side), ``tiles:14`` (a side).
 
     Raises:
         SettingError: If the name is another, or what follows it is no number.
@@ -36,7 +41,12 @@ def segments_named(name: str) -> Segments:
         return Squares()
     if kind == "squares" and number.isdecimal():
         return Squares(size=int(number))
-    msg = f"Unknown segments {name!r}. Choose pixels, or squares:9 (pixels a side), for example."
+    if kind == "tiles" and number.isdecimal():
+        return Tiles(across=int(number))
+    msg = (
+        f"Unknown segments {name!r}. Choose pixels, squares:9 (pixels a side) or tiles:14 (tiles "
+        f"a side), for example."
+    )
     raise SettingError(msg)
 
 
@@ -100,7 +110,7 @@ def changed(
     return found
 
 
-def read(
+def read(  # noqa: PLR0911 - one answer per kind of field
     value: Setting,
     hint: Any,  # noqa: ANN401 - any field's type
     where: str,
@@ -112,6 +122,8 @@ def read(
     options = get_args(hint) if union else (hint,)
     if Baseline in options or Imputer in options:
         return fill_named(str(value), where, normalisation, imputers=Imputer in options)
+    if Perturbation in options:
+        return perturbation_named(str(value), where)
     if Segments in options:
         return segments(str(value))
     if type(None) in options and (value is None or str(value).lower() == "none"):
@@ -142,6 +154,14 @@ def fill_named(
         msg = f"{where}: there is no fill {name!r}.{hint} Choose one of: {', '.join(known)}."
         raise SettingError(msg)
     return baseline_named(name, normalisation)
+
+
+def perturbation_named(name: str, where: str) -> Perturbation:
+    """Return a perturbation of infidelity by name."""
+    if name not in PERTURBATIONS:
+        msg = f"{where} takes {' or '.join(PERTURBATIONS)}; got {name!r}."
+        raise SettingError(msg)
+    return PERTURBATIONS[name]
 
 
 def numbers(value: Setting, where: str) -> tuple[float, ...]:
@@ -193,7 +213,7 @@ def settings_written(value: object) -> dict[str, str]:
     return found
 
 
-def written(value: object) -> str | None:  # noqa: PLR0911 - one answer per kind of value
+def written(value: object) -> str | None:
     """Return a value as a command line would write it; None if it cannot."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
@@ -203,10 +223,7 @@ def written(value: object) -> str | None:  # noqa: PLR0911 - one answer per kind
         return " ".join(repr(part) for part in value)
     if isinstance(value, Squares):
         return f"squares:{value.size}"
-    for name in BASELINES:
-        if value == baseline_named(name):
-            return name
-    for name, imputer in IMPUTERS.items():
-        if value == imputer:
-            return name
-    return None
+    if isinstance(value, Tiles):
+        return f"tiles:{value.across}"
+    named = {name: baseline_named(name) for name in BASELINES} | IMPUTERS | PERTURBATIONS
+    return next((name for name, known in named.items() if known == value), None)

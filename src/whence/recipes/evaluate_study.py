@@ -302,7 +302,8 @@ class Study:
             if hasattr(result, "score"):
                 return result.score, None
             return result.correlations.nanmean(dim=0), None
-        target = value_target(question.entry.reads, self.value, classes)
+        reads = "explained" if form == "method" else question.entry.reads
+        target = value_target(reads, self.value, classes)
         f = ModelScalar(subject.subject.callable, target)
         if form == "method":
             method = candidate.method[subject.name]
