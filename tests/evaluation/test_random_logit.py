@@ -61,7 +61,8 @@ def test_a_target_without_a_class_is_refused(model, images):
 
 
 def test_one_class_is_refused(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 1)).eval()
     with pytest.raises(TargetError, match="the model has 1"):
-        RandomLogit()(nn.Sequential(nn.Flatten(), nn.Linear(144, 1)), images, logit(0), EdgeMap())
+        RandomLogit()(model, images, logit(0), EdgeMap())
     with pytest.raises(SettingError, match="1 or more"):
         RandomLogit(draws=0)

@@ -44,9 +44,9 @@ def test_a_constant_map_has_no_similarity(generator):
 
 
 def test_maps_smaller_than_the_window_are_refused_with_the_largest_sigma():
-    with pytest.raises(ShapeError, match=r"11 pixels.*at most 1\.\n?"):
+    with pytest.raises(ShapeError, match=r"11 pixels.*at most 0\.97"):
         SSIM()(torch.ones(1, 1, 8, 9), torch.ones(1, 1, 8, 9))
-    SSIM(sigma=1.0)(torch.ones(1, 1, 8, 9), torch.ones(1, 1, 8, 9))
+    SSIM(sigma=0.97)(torch.ones(1, 1, 8, 9), torch.ones(1, 1, 8, 9))
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, float("nan"), float("inf")])

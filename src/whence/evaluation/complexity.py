@@ -58,7 +58,7 @@ class Entropy:
         better="neither",
         low=0.0,
         high=torch.inf,
-        chance="ln n for a constant map of n pixels, about ln n - 0.27 for normal noise",
+        chance="ln n for a constant map of n pixels, about ln n - 0.28 for normal noise",
         reference="Bhatt, Weller and Moura (2020), arXiv:2005.00631, Definition 4",
     )
 
@@ -85,7 +85,7 @@ class EffectivePixels:
         better="neither",
         low=0.0,
         high=1.0,
-        chance="1 for a constant map, about 0.76 for normal noise",
+        chance="1 for a constant map, about 0.75 for normal noise",
         reference="Hill (1973), Diversity and Evenness, order 1",
     )
 

@@ -76,7 +76,7 @@ class SSIM:
         if len(kernel) > min(size):
             msg = (
                 f"A window of {len(kernel)} pixels (sigma {self.sigma}) does not fit on maps of "
-                f"{size}. Give SSIM a smaller sigma, at most {(min(size) - 1) / 2 / TRUNCATE:.2g}."
+                f"{size}. Give SSIM a smaller sigma, at most {((min(size) - 1) // 2 + 0.4) / TRUNCATE:.2f}."
             )
             raise ShapeError(msg)
         one, two = (x.view(-1, 1, *size) for x in (first, second))
