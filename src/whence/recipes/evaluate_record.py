@@ -309,8 +309,9 @@ def notes_on(
     if compared:
         level = 1 - bootstrap.confidence
         notes.append(
-            f"{compared} differences to a control are tested at {bootstrap.confidence:.0%} each; "
-            f"if none were real, about {level * compared:.1f} claims would still be made."
+            f"{compared} differences to a control are tested at "
+            f"{100 * bootstrap.confidence:g} % each; if none were real, about "
+            f"{level * compared:.1f} claims would still be made."
         )
     for n, subject in enumerate(subjects):
         for c, candidate in enumerate(candidates):

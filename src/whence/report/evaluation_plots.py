@@ -18,7 +18,7 @@ WIDTH, LABELS, ROW, FOOT, RIGHT = 820.0, 190.0, 30.0, 30.0, 16.0
 DOTS = 150
 """Images whose values are drawn as dots; more are spread evenly."""
 SMALL = (196.0, 118.0)
-TICKS = 4
+TICKS = 5
 
 
 @final
@@ -48,7 +48,7 @@ class Axis:
         """Round values along the axis."""
         rough = (self.high - self.low) / TICKS
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * k for k in (1, 2, 5, 10) if power * k >= rough)
+        step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= rough)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [k * step for k in range(first, last + 1)]
