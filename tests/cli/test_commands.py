@@ -16,7 +16,8 @@ from whence.cli.console import bars, finite, table
 from whence.results import load_audit, load_explanation
 
 EXPLAIN = ("explain", "test", "--model", "model.py:tiny", "--set", "steps=8")
-FILES = {"report.html", "audit.json", "arrays.npz", "influences.csv"}
+TABLES = {"influences.csv", "suspects.csv", "groups.csv"}
+FILES = {"report.html", "audit.json", "arrays.npz", *TABLES}
 
 
 def test_an_audit_writes_its_folder_and_prints_where(audit, place):
@@ -53,6 +54,51 @@ def test_an_audits_options_reach_the_record(audit, place):
     assert "rule='right'" in settings["method"]
     assert "steps=4" in settings["method"]
     assert "batch_size=3" in settings["training_method"]
+
+
+def test_groups_and_removal_reach_the_record_and_the_tables(audit, place, document):
+    (place / "odd.txt").write_text("0\nplus/1.png\n")
+    words = ("--group", "mine=odd.txt", "--removal", "2,4", "--removal-draws", 1, "--json")
+    how = ("--retrain", "fine-tune", "--retrain-set", "steps=2", "--removal-together")
+    found = document(audit(*words, *how))
+    record = load_audit(place / "audit")
+    (mine,) = [g for g in found["groups"] if g["name"] == "mine"]
+    assert (mine["kind"], mine["size"]) == ("list", 2)
+    assert mine["scores"] == list(record.groups[0].scores)
+    assert found["removal"]["counts"] == [2, 4]
+    assert found["removal"]["trainings"] == 1 + 2 * 2
+    assert found["removal"]["retrain"].startswith("FineTune(steps=2")
+    assert (place / "audit" / "removal.csv").exists()
+    assert [s["evidence"] for s in found["suspect_labels"]] == [
+        list(s.evidence) for s in record.suspect_labels
+    ]
+    assert [h["queries"] for h in found["harmful"]] == [list(h.queries) for h in record.harmful]
+    assert {q["stand_in"] for q in found["queries"]} == {""}
+
+
+def test_groups_and_removal_are_printed(audit, place):
+    (place / "odd.txt").write_text("0\n1\n")
+    text = audit("--group", "odd.txt", "--removal", "2", "--overwrite").stdout
+    assert "What groups did" in text
+    assert "odd" in text
+    assert "Without the proponents" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--group", "nothing.txt"), "cannot be read"),
+        (("--removal", "few"), "--removal takes numbers"),
+        (("--removal", "5,2"), "ascending"),
+        (("--removal", "2", "--retrain", "scratch"), "last-layer, fine-tune"),
+        (("--retrain-set", "steps=2"), "--removal"),
+        (("--removal", "99"), "99 cannot be removed"),
+    ],
+)
+def test_a_group_or_removal_that_makes_no_sense_is_refused(audit, place, words, message):
+    result = audit(*words)
+    assert (result.exit_code, message in result.stderr) == (1, True)
+    assert not (place / "audit").exists()
 
 
 def test_a_models_classes_come_from_the_data_where_it_has_none(audit, place, document):

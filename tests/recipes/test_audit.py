@@ -13,7 +13,8 @@ from whence.core import Margin, ModelScalar, TensorData, logit
 from whence.errors import DataError, OutputError, SettingError, UnsupportedOperation
 from whence.influence import EKFAC, Checkpoint, GradDot, TracIn, influence
 from whence.network import Network
-from whence.recipes import audit
+from whence.recipes import FineTune, LastLayer, Removal, audit
+from whence.report import render_report
 from whence.results import load_audit
 from whence.training_features import SharedEvidence, training_features
 
@@ -328,8 +329,15 @@ def test_another_map_stands_in_where_the_default_has_no_rule():
     images = torch.rand(6, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     train = data(images, torch.tensor([0, 1, 2, 0, 1, 2]), "train")
     model, given = Exponential().eval(), {"queries": [0], "k": 2, "method": "gradient"}
-    settings = audit(model, train, train, **given).run.settings
-    assert settings["training_map"] == "input-x-gradient"
+    found = audit(model, train, train, **given)
+    assert found.run.settings["training_map"] == "input-x-gradient"
+    (query,) = found.queries
+    assert query.training_map == "input-x-gradient"
+    assert "shared-evidence could not be made" in query.stand_in
+    assert "'exp'" in query.stand_in
+    assert query.stand_in in found.notes[-1]
+    page = render_report(found)
+    assert "Stands in." in page
     with pytest.raises(UnsupportedOperation, match="'exp'"):
         audit(model, train, train, training_method="shared-evidence", **given)
 
@@ -361,8 +369,10 @@ def test_what_is_written_is_what_was_returned(planted, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == [
         "arrays.npz",
         "audit.json",
+        "groups.csv",
         "influences.csv",
         "report.html",
+        "suspects.csv",
     ]
     read = load_audit(out)
     assert read.run.command == "the command"
@@ -377,7 +387,9 @@ def test_what_is_written_is_what_was_returned(planted, tmp_path):
         )
     with (out / "influences.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == sum(len(q.proponents) + len(q.opponents) for q in found.queries)
+    assert len(rows) == sum(
+        len(q.proponents) + len(q.opponents) + len(q.harmful) for q in found.queries
+    )
     assert "test-1.png" in (out / "report.html").read_text("utf-8")
 
 
@@ -414,7 +426,7 @@ def test_every_stage_reports_from_nothing_to_all(planted):
     calls = []
     small(planted, progress=lambda *call: calls.append(call), batch_size=8)
     stages = list(dict.fromkeys(name for name, _, _ in calls))
-    assert stages == ["predicting", "influence", "attribution", "training features"]
+    assert stages == ["predicting", "influence", "attribution", "training features", "neighbours"]
     for stage in stages:
         done = [(d, total) for name, d, total in calls if name == stage]
         assert done == sorted(done)
@@ -471,3 +483,120 @@ def test_a_scorer_with_settings_and_checkpoints_reach_the_scores(planted):
         planted.model, planted.train, planted.test, queries=[2], k=4, score=EKFAC(damping=0.5)
     )
     assert whitened.run.settings["score settings"]["damping"] == 0.5
+
+
+def test_a_wrong_prediction_has_harmful_images_and_a_right_one_has_none(planted, record):
+    for q in record.queries:
+        if q.index in PROBES:
+            assert q.harmful
+            scores = [h.score for h in q.harmful]
+            assert scores == sorted(scores, reverse=True)
+            assert all(s > 0 for s in scores)
+        else:
+            assert q.harmful == ()
+    network = Network.read(planted.model, planted.train.images[:2])
+    (query,) = [q for q in record.queries if q.index == PROBES[0]]
+    image = planted.test.images[PROBES[0]][None].repeat(2, 1, 1, 1)
+    both = Margin(torch.tensor([query.prediction, query.label]))
+    scores = influence(network, planted.train, image, both)
+    lengths = scores.residuals * scores.squared_norms.sqrt()
+    harm = (scores.scores[:, 0] - scores.scores[:, 1]) * lengths
+    assert [h.index for h in query.harmful] == harm.topk(5).indices.tolist()
+    assert [h.score for h in query.harmful] == pytest.approx(harm.topk(5).values.tolist(), rel=1e-3)
+    first = query.harmful[0]
+    assert first.map.explained == pytest.approx(first.score, rel=1e-3)
+    assert {h.index for h in record.harmful[:2]} <= set(FLIPPED)
+    assert len(record.harmful[0].queries) >= 4
+
+
+def test_every_candidate_says_what_speaks_against_its_label(record):
+    found = {s.index: s for s in record.suspect_labels}
+    for index in FLIPPED:
+        assert {"self-influence", "prediction"} <= set(found[index].evidence)
+        assert found[index].rank > 0.9
+    for one in record.suspect_labels:
+        assert one.evidence
+        assert ("neighbours" in one.evidence) == (one.disagreement > 0.5)
+        assert ("influences" in one.evidence) == (one.opposition > 0.5)
+
+
+def test_labels_learnt_by_heart_are_found_by_their_neighbours(planted):
+    generator = torch.Generator().manual_seed(1)
+    images, labels = drawn(90, generator)
+    labels[FLIPPED] = (labels[FLIPPED] + 1) % 3
+    model = trained(images, labels, generator)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    train = data(images, labels, "train")
+    with torch.no_grad():
+        assert (model(images).argmax(1) == labels).all()
+    found = audit(model, train, planted.test, queries=[0], k=1, method="gradient")
+    top = found.suspect_labels[: len(FLIPPED)]
+    assert len({s.index for s in top} & set(FLIPPED)) >= 3
+    assert all("prediction" not in s.evidence for s in top)
+    assert all(s.suggested != s.label for s in top)
+
+
+def test_groups_of_an_audit_are_the_lists_what_was_found_and_the_classes(planted):
+    found = small(planted, groups={"mine": [3, "train-4.png"]})
+    kinds = [g.kind for g in found.groups]
+    assert (found.groups[0].name, found.groups[0].images) == ("mine", (3, 4))
+    assert kinds.count("class") == 3
+    assert all(len(g.scores) == 2 for g in found.groups)
+    assert found.run.settings["groups"] == {"mine": 2}
+
+
+@pytest.mark.parametrize("way", [LastLayer(penalty=0.01), FineTune(steps=15, rate=5e-3)])
+def test_removing_harmful_images_moves_predictions_more_than_removing_random_ones(planted, way):
+    found = small(
+        planted,
+        queries=PROBES,
+        removal=Removal(counts=(5, 25), by="harmful", retrain=way, together=True),
+    ).removal
+    assert found.queries == tuple(PROBES)
+    assert found.trainings == 1 + 2 * (1 + 3)
+    assert np.mean(found.change[1]) < np.mean(found.control_change[1])
+    assert np.mean(found.change[1]) < 0
+    assert len(found.right) == 2
+    assert str(way) == found.retrain
+
+
+def test_harmful_images_cannot_be_removed_where_nothing_is_wrong(planted):
+    right = [i for i in range(12) if i not in PROBES][:2]
+    with pytest.raises(DataError, match="none of the audited predictions"):
+        small(planted, queries=right, removal=Removal(counts=(1,), by="harmful"))
+
+
+def test_what_an_audit_adds_is_written_and_read_back(planted, tmp_path):
+    made = small(
+        planted, out=tmp_path / "a", groups={"mine": [3]}, removal=Removal(counts=(2,), draws=1)
+    )
+    read = load_audit(tmp_path / "a")
+    assert read.harmful == made.harmful
+    assert read.groups == made.groups
+    assert read.removal == made.removal
+    assert read.suspect_labels == made.suspect_labels
+    with (tmp_path / "a" / "removal.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["change"]) for r in rows] == list(made.removal.change[0])
+    with (tmp_path / "a" / "groups.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["group"] == "mine"]
+    assert [float(r["score"]) for r in rows] == list(made.groups[0].scores)
+    with (tmp_path / "a" / "suspects.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["training_index"]) for r in rows][: len(made.suspect_labels)] == [
+        s.index for s in made.suspect_labels
+    ]
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    for text in ("harm the most predictions", "Trained again without them", "mine", "rather than"):
+        assert text in page
+
+
+def test_a_score_of_features_names_no_harmful_image(planted):
+    found = small(planted, score="representation")
+    assert found.harmful == ()
+    assert all(q.harmful == () for q in found.queries)

@@ -452,3 +452,32 @@ def test_arrays_are_an_ordinary_npz(saved):
     record = load_audit(saved)
     with np.load(saved / "arrays.npz") as archive:
         np.testing.assert_array_equal(archive["queries/0/picture"], record.queries[0].picture)
+
+
+NEW = {
+    "query": ("harmful", "training_map", "stand_in"),
+    "suspect": ("rank", "disagreement", "opposition", "evidence"),
+    "region": ("queries", "shown_in", "boxes", "chance_mass", "chance_images", "p"),
+    "record": ("harmful", "groups", "removal"),
+}
+
+
+def test_an_audit_written_before_there_were_harmful_images_can_be_read(fakes, tmp_path):
+    record = fakes.fake_audit(queries=2, each=1, suspects=2)
+    save_audit(record, tmp_path)
+    path = tmp_path / "audit.json"
+    document = json.loads(path.read_text("utf-8"))
+    old = document["record"]
+    for kind, parts in (
+        ("query", old["queries"]),
+        ("suspect", old["suspect_labels"]),
+        ("region", old["regions"]),
+        ("record", [old]),
+    ):
+        for part in parts:
+            for name in NEW[kind]:
+                del part[name]
+    path.write_text(json.dumps(document), "utf-8")
+    read = load_audit(tmp_path)
+    assert read.suspect_labels == record.suspect_labels
+    assert (read.harmful, read.groups, read.removal) == ((), (), None)

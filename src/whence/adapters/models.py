@@ -256,7 +256,8 @@ def outputs(module: nn.Module, preprocessing: Preprocessing) -> int:
         check_weights(module, black)
         msg = (
             f"The model does not take pictures of shape {tuple(black.shape)}, which its "
-            f"preprocessing ({preprocessing.source}) makes: {error}. Give the preprocessing."
+            f"preprocessing ({preprocessing.source}) makes: {error}. Give the preprocessing: "
+            f"--input size=32 and so on (preprocessing= in Python)."
         )
         raise ShapeError(msg) from error
     return int(check_logits(logits, 1).shape[1])

@@ -88,6 +88,7 @@ def seen_by(
     total = len(train) if places is None else len(places)
     parts: list[tuple[Tensor, ...]] = []
     done = 0
+    progress("neighbours", 0, total)
     for batch in train.batches(batch_size, places):
         found = recorder.record(batch.images.to(network.example.device), Logit(0))
         values = found.blocks[FEATURES][0].materialise()
@@ -97,6 +98,7 @@ def seen_by(
         parts.append((batch.indices, values.cpu(), found.logits.detach().cpu(), batch.labels))
         done += len(batch.indices)
         progress("neighbours", done, total)
+    progress("neighbours", total, total)
     indices, features, logits, labels = (torch.cat(each) for each in zip(*parts, strict=True))
     return Seen(indices=indices, features=features, logits=logits, labels=labels)
 
