@@ -36,14 +36,18 @@ ASIDE = ("explicit", "lissa", "arnoldi", "influence")
 
 
 def cells_of(
-    task: Task, data: Digits, truth: Truth, folder: Path, *, slow: bool
+    task: Task, data: Digits, truth: Truth, folder: Path, *, slow: bool, known: bool
 ) -> Iterator[report.Result]:
-    """Yield the rows of a task: those of whence that solve (slow), or all others."""
+    """Yield the rows of a task: those of whence that solve (slow), or all others.
+
+    With ``known`` those that are computed already.
+    """
     for row in ours.rows_of(task):
-        if (row.scorer.name in ASIDE) != slow:
+        path = folder / f"whence-{slug(row.name)}"
+        if (row.scorer.name in ASIDE) != slow or (known and not is_kept(path)):
             continue
         yield kept(
-            folder / f"whence-{slug(row.name)}",
+            path,
             row.name,
             "stages of one run" if row.models == "stages" else "",
             "",
@@ -51,6 +55,8 @@ def cells_of(
         )
     for peer in () if slow else peers.peers_of(task, data, truth):
         path = folder / f"peer-{slug(peer.name)}"
+        if known and not is_kept(path):
+            continue
         yield kept(path, peer.name, peer.setting, peer.ours, quietly(peer.scores))
 
 
@@ -80,6 +86,11 @@ def kept(
     return report.Result(
         name=name, setting=setting, ours=compared, scores=found["scores"], seconds=seconds
     )
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether a row is computed already, or has failed."""
+    return path.with_suffix(".safetensors").is_file() or path.with_suffix(".failed").is_file()
 
 
 def finite(scores: Tensor) -> Tensor:
@@ -114,7 +125,7 @@ def slug(name: str) -> str:
 
 
 def mislabels(
-    task: Task, data: Digits, truth: Truth, folder: Path
+    task: Task, data: Digits, truth: Truth, folder: Path, *, known: bool
 ) -> Iterator[tuple[str, str, dict[str, Tensor] | None]]:
     """Yield what the self-scores of each row find of changed labels."""
     for row in ours.rows_of(task):
@@ -125,6 +136,8 @@ def mislabels(
         ):
             continue
         path = folder / f"mislabel-{slug(row.name)}.safetensors"
+        if known and not path.is_file():
+            continue
         try:
             found, _ = cell(
                 path, lambda row=row: mislabel.suspicion(task, data, truth, row, folder)
@@ -137,7 +150,7 @@ def mislabels(
 
 
 def curves(
-    task: Task, data: Digits, truth: Truth, folder: Path
+    task: Task, data: Digits, truth: Truth, folder: Path, *, known: bool
 ) -> Iterator[tuple[str, RemovalCurve]]:
     """Yield the removal curves of some rows, for the first queries."""
     count = min(CURVE_QUERIES, task.queries)
@@ -154,7 +167,8 @@ def curves(
         return logits_of(task, weights, some.query_images)
 
     for row in ours.rows_of(task):
-        if row.name not in CURVES:
+        path = folder / f"removal-{slug(row.name)}.safetensors"
+        if row.name not in CURVES or (known and not path.is_file()):
             continue
 
         def compute(row: ours.Row = row) -> dict[str, Tensor]:
@@ -168,7 +182,7 @@ def curves(
             names = ("before", "change", "flips", "control_change", "control_flips")
             return {name: getattr(found, name) for name in names}
 
-        stored, _ = cell(folder / f"removal-{slug(row.name)}.safetensors", compute)
+        stored, _ = cell(path, compute)
         yield row.name, RemovalCurve(counts=removed, **stored)
 
 
@@ -178,6 +192,7 @@ def main() -> int:
     parser.add_argument("--task", action="append", choices=[t.name for t in TASKS])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "lds")
     parser.add_argument("--page", type=Path, default=None, help="where the tables are written")
+    parser.add_argument("--known", action="store_true", help="tables of what is computed already")
     parser.add_argument("--small", action="store_true", help="tiny sizes, no page")
     options = parser.parse_args()
     if not DATA.is_file():
@@ -189,7 +204,7 @@ def main() -> int:
         if not options.task or task.name in options.task
     ]
     page = options.page or (None if options.small or options.task else PAGE)
-    made = [Work(task=task, root=options.out) for task in tasks]
+    made = [Work(task=task, root=options.out, known=options.known) for task in tasks]
     text = ""
     for stage in ("scores", "labels", "removal", "solvers"):
         for work in made:
@@ -207,9 +222,11 @@ class Work:
     Args:
         task: The task.
         root: Where its cells lie.
+        known: Compute nothing but the truth: take what is there.
     """
 
-    def __init__(self, task: Task, root: Path) -> None:
+    def __init__(self, task: Task, root: Path, *, known: bool = False) -> None:
+        self.known = known
         self.task, self.data = task, digits(task)
         self.folder = folder_of(task, root)
         self.truth = truth_of(task, self.data, root)
@@ -221,11 +238,11 @@ class Work:
         """Do one stage of the work."""
         known = (self.task, self.data, self.truth, self.folder)
         if stage in {"scores", "solvers"}:
-            self.rows += cells_of(*known, slow=stage == "solvers")
+            self.rows += cells_of(*known, slow=stage == "solvers", known=self.known)
         elif stage == "labels":
-            self.labels += mislabels(*known)
+            self.labels += mislabels(*known, known=self.known)
         elif self.task.name == "logistic":
-            self.removal += curves(*known)
+            self.removal += curves(*known, known=self.known)
 
 
 def page_of(made: list[Work]) -> str:
