@@ -6,7 +6,7 @@ import pytest
 
 from whence.adapters import load_model
 from whence.core import Margin
-from whence.influence import GradCos, influence
+from whence.influence import GradCos, GradDot, influence
 from whence.network import Network
 from whence.recipes import load_images
 
@@ -38,13 +38,13 @@ def test_an_index_says_what_it_holds(built, whence, document):
     assert "12" in whence("index", "describe", "idx").stdout
 
 
-def exact(count):
+def exact(count, scorer=None):
     loaded = load_model("model.py:tiny")
     train, test = (load_images(name, loaded) for name in ("train", "test"))
     images = next(iter(test.batches(count))).images
     network = Network.read(loaded.module, images)
     labels = network(images).argmax(dim=1)
-    return influence(network, train, images, Margin(labels), scorer=GradCos())
+    return influence(network, train, images, Margin(labels), scorer=scorer or GradCos())
 
 
 @pytest.mark.usefixtures("built")
@@ -153,3 +153,17 @@ def test_a_sparse_projection_can_be_chosen(whence, document, ask):
     assert found["settings"]["projection"] == "whence sparse projection 1"
     assert found["settings"]["spread"] == 2
     assert len(document(ask("-k", 2, "--json"))) == 6
+
+
+@pytest.mark.usefixtures("built")
+def test_inner_products_can_be_asked_for_and_other_scores_are_refused(ask, document):
+    answers = document(ask("--score", "grad-dot", "-k", 3, "--candidates", 12, "--json"))
+    ranking = exact(6, GradDot()).proponents(3)
+    for row, answer in enumerate(answers):
+        assert [f["index"] for f in answer["found"]] == ranking.indices[row].tolist()
+        assert [f["score"] for f in answer["found"]] == pytest.approx(
+            ranking.scores[row].tolist(), rel=1e-3
+        )
+    other = ask("--score", "ekfac")
+    assert other.exit_code == 1
+    assert "candidates for grad-cos and grad-dot" in other.stderr

@@ -42,11 +42,12 @@ def gradients_of(**blocks):
     return ExampleGradients(logits=torch.zeros(count, 2, dtype=torch.float64), blocks=blocks)
 
 
-def draws(gradients, seeds):
+def draws(gradients, seeds, oversampling=1):
     """Return the inner product of the first two images' projections for each seed."""
     found = []
     for seed in range(seeds):
-        projected = flat(Projection(dimension=K, seed=seed).projector(gradients).project(gradients))
+        projection = Projection(dimension=K, seed=seed, oversampling=oversampling)
+        projected = flat(projection.projector(gradients).project(gradients))
         found.append(projected[0] @ projected[1])
     return torch.stack(found)
 
@@ -56,8 +57,11 @@ def assert_mean(found, expected):
     assert abs(found.mean() - expected) < 4.5 * error + 1e-9, (found.mean(), expected, error)
 
 
+@pytest.mark.parametrize("oversampling", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_inner_products_are_kept_on_average_for_every_shape_of_layer(shape, generator):
+def test_inner_products_are_kept_on_average_for_every_shape_of_layer(
+    shape, oversampling, generator
+):
     block = factored(shape, generator)
     shared = torch.randn(shape[1], generator=generator, dtype=torch.float64)
     alike = FactoredBlock(  # two gradients with much in common, so that a wrong scale shows
@@ -67,7 +71,7 @@ def test_inner_products_are_kept_on_average_for_every_shape_of_layer(shape, gene
     )
     gradients = gradients_of(weight=(alike,))
     full = alike.materialise()
-    found = draws(gradients, 400)
+    found = draws(gradients, 400, oversampling)
     assert found.std() / full.norm(dim=1).prod() < 1.5
     assert_mean(found, full[0] @ full[1])
 
@@ -104,13 +108,26 @@ def test_the_error_falls_as_one_over_the_root_of_the_dimension(generator):
     assert 3 < errors[0] / errors[1] < 12
 
 
+def test_oversampling_blurs_gradients_of_rank_one_less_in_as_many_numbers(generator):
+    block = factored((1, 80, 90, 1), generator)
+    alike = FactoredBlock(
+        output=block.output[:1] + 0.2 * block.output,
+        input=block.input[:1] + 0.2 * block.input,
+        shape=block.shape,
+    )
+    gradients = gradients_of(weight=(alike,))
+    plain, over = (draws(gradients, 300, oversampling).std() for oversampling in (1, 3))
+    assert over < 0.8 * plain
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_projecting_the_factors_is_projecting_the_gradient(shape, generator):
+def test_projecting_the_factors_is_projecting_the_gradient(shape, oversampling, generator):
     block = factored(shape, generator, count=3)
     gradients = gradients_of(
         weight=(block,), bias=(DirectBlock(values=block.output.sum(dim=(1, 3)), shape=(shape[1],)),)
     )
-    projector = Projection(dimension=K).projector(gradients)
+    projector = Projection(dimension=K, oversampling=oversampling).projector(gradients)
     full = {
         n: v.unflatten(1, (-1, 1))
         for n, v in (("weight", block.materialise()), ("bias", gradients.blocks["bias"][0].values))
@@ -228,17 +245,20 @@ def test_gradients_of_other_parameters_are_refused(generator):
 
 
 def test_a_dimension_of_none_is_refused():
-    with pytest.raises(SettingError, match="at least 1; got 0"):
+    with pytest.raises(SettingError, match="at least 1; got dimension=0"):
         Projection(dimension=0)
+    with pytest.raises(SettingError, match="oversampling=0"):
+        Projection(oversampling=0)
 
 
+@pytest.mark.parametrize("oversampling", [1, 2])
 @pytest.mark.parametrize("dimension", [1, K, 10**6])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_adjoint_is_the_transpose_of_the_projection(shape, dimension, generator):
+def test_the_adjoint_is_the_transpose_of_the_projection(shape, dimension, oversampling, generator):
     gradients = gradients_of(weight=(factored(shape, generator),))
-    projector = Projection(dimension=dimension).projector(gradients)
+    projector = Projection(dimension=dimension, oversampling=oversampling).projector(gradients)
     size = gradients.blocks["weight"][0].size
     one = torch.eye(size, dtype=torch.float64)
     matrix = projector({"weight": one})["weight"]  # (size, k): its rows are P e_j
     back = projector.adjoint({"weight": torch.eye(matrix.shape[1], dtype=torch.float64)})["weight"]
-    torch.testing.assert_close(back, matrix.T, rtol=0, atol=0)
+    torch.testing.assert_close(back, matrix.T, rtol=1e-14, atol=1e-14)

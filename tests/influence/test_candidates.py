@@ -7,7 +7,15 @@ from torch import nn
 from whence.core import Margin, TensorData
 from whence.errors import MismatchError, SettingError
 from whence.gradients import Projection, SparseProjection
-from whence.influence import GradCos, index_gradients, influence, retrieve
+from whence.influence import (
+    GradCos,
+    GradDot,
+    TracIn,
+    index_gradients,
+    influence,
+    retrieve,
+    search_gradients,
+)
 from whence.network import Network
 
 
@@ -90,3 +98,30 @@ def test_a_sparse_index_is_asked_as_it_was_made(setting, tmp_path):
     found = retrieve(network, train, folder, images, target, k=5, candidates=15, sample=40)
     assert torch.equal(found.indices, exact.proponents(5).indices)
     assert found.recall.mean() > 0.6
+
+
+@pytest.mark.parametrize("side", ["proponents", "opponents"])
+@pytest.mark.parametrize("score", ["grad-dot", GradDot(output="margin")], ids=["loss", "margin"])
+def test_inner_products_are_those_of_the_exact_ranking(setting, score, side):
+    network, train, _, images, target = setting
+    scorer = GradDot() if isinstance(score, str) else score
+    exact = getattr(influence(network, train, images, target, scorer=scorer), side)(5)
+    found = retrieve(*setting, k=5, candidates=40, side=side, score=score, sample=0)
+    assert torch.equal(found.indices, exact.indices)
+    assert torch.allclose(found.scores, exact.scores, rtol=1e-10)
+
+
+def test_an_index_that_keeps_everything_gives_the_inner_products(setting, tmp_path):
+    network, train, _, images, target = setting
+    folder = tmp_path / "whole"
+    index_gradients(network, train, folder, projection=Projection(dimension=10_000))
+    exact = influence(network, train, images, target, scorer=GradDot()).scores.T
+    near = search_gradients(network, folder, images, target, count=40, score="loss")
+    found = torch.zeros(4, 40).scatter(1, near.indices, near.scores)
+    assert torch.allclose(found.double(), exact, rtol=1e-2, atol=float(1e-3 * exact.abs().max()))
+
+
+def test_scores_that_an_index_has_no_candidates_for_are_refused(setting):
+    for score, name in (("ekfac", "ekfac"), (TracIn(), "tracin")):
+        with pytest.raises(SettingError, match=rf"grad-cos and grad-dot; got .?{name}"):
+            retrieve(*setting, score=score)

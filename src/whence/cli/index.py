@@ -125,7 +125,7 @@ def build(  # noqa: PLR0913 - one argument for each option
             out,
             projection=SparseProjection(dimension=dimension, seed=seed, spread=spread)
             if spread
-            else Projection(dimension=dimension, seed=seed),
+            else Projection(dimension=dimension, seed=seed, oversampling=2),
             parameters=parameters,
             norms="exact" if exact_norms else "projected",
             batch_size=batch_size,
@@ -184,6 +184,9 @@ def query(  # noqa: PLR0913 - one argument for each option
             rich_help_panel=CHOICE,
         ),
     ] = False,
+    score: Annotated[
+        str, typer.Option(metavar="NAME", help="grad-cos or grad-dot.", rich_help_panel=CHOICE)
+    ] = "grad-cos",
     candidates: Annotated[
         int, typer.Option(min=1, help="Candidates of the index that are scored exactly.")
     ] = 100,
@@ -199,8 +202,8 @@ def query(  # noqa: PLR0913 - one argument for each option
 ) -> None:
     """Find the training images behind predictions: candidates from the index, scored exactly.
 
-    Scores are cosines of loss gradients, exactly those of `whence audit`. Some more training
-    images are scored to see what the index missed: the recall that is printed.
+    Scores are exactly those of `whence audit`: cosines of loss gradients, or their inner products.
+    Some more training images are scored to see what the index missed: the recall that is printed.
     """
     del verbose
     from whence.recipes import load_images, load_subject
@@ -225,6 +228,7 @@ def query(  # noqa: PLR0913 - one argument for each option
             folder,
             places=spread(len(asked), count),
             label="true" if true_label else "predicted",
+            score=score,
             side="opponents" if against else "proponents",
             k=k,
             candidates=candidates,
@@ -372,7 +376,7 @@ def show_answers(answers: "tuple[Answer, ...]", names: tuple[str, ...]) -> None:
     for answer in answers:
         sure = f"{100 * answer.confidence:.0f} %"
         say(bold(answer.name) + f"  predicted {names[answer.prediction]} ({sure})")
-        say(table([(f"  {f.score:+.4f}", names[f.label], f.name) for f in answer.found]))
+        say(table([(f"  {f.score:+.4g}", names[f.label], f.name) for f in answer.found]))
     first = answers[0]
     say(
         faint(

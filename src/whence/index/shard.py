@@ -34,12 +34,14 @@ class Rows:
         norms: By what they are divided before they are stored: the norms of the gradients, or
             of the projected ones.
         projected: Their projected gradients, ``(b, k)``.
+        residuals: The factors that make margins' gradients those of losses; 1 if not given.
     """
 
     indices: Labels
     labels: Labels
     norms: Scalars
     projected: Float[Tensor, "b k"]
+    residuals: Scalars | None = None
 
 
 def write_shard(
@@ -70,6 +72,7 @@ def write_shard(
             "indices": indices,
             "labels": torch.cat([none, *(part.labels.cpu() for part in parts)]),
             "norms": norms,
+            "residuals": torch.cat([torch.zeros(0), *map(residuals, parts)]),
             "directions": directions,
         }
     )
@@ -105,6 +108,13 @@ def checked(rows: Rows, asked: list[int], dimension: int) -> Rows:
         )
         raise NumericsError(msg)
     return rows
+
+
+def residuals(rows: Rows) -> Tensor:
+    """Return the factors of rows, in single precision."""
+    if rows.residuals is None:
+        return torch.ones(len(rows.indices))
+    return rows.residuals.detach().float().cpu()
 
 
 def direction(rows: Rows) -> Tensor:

@@ -194,7 +194,7 @@ def query(
     queries: Float[Tensor, "q n"],
     *,
     count: int,
-    score: Literal["cosine", "dot"] = "cosine",
+    score: Literal["cosine", "dot", "loss"] = "cosine",
 ) -> Neighbours:
     r"""Return the images whose stored gradients have the highest scores with each query.
 
@@ -209,7 +209,8 @@ def query(
         folder: A complete index.
         queries: Projected gradients ``(q, k)``; for a true cosine over their exact norms.
         count: Images per query.
-        score: ``cosine`` leaves out the length of the training gradients, ``dot`` does not.
+        score: ``cosine`` leaves out the length of the training gradients, ``dot`` does not, and
+            ``loss`` multiplies it by the stored residuals too.
 
     Raises:
         RecordError: If the folder holds no complete index, or a shard is damaged.
@@ -236,14 +237,17 @@ def query(
     for entry in manifest.shards:
         with opened(folder, entry) as file:
             try:
-                parts = {
-                    n: file.get_tensor(n) for n in ("indices", "labels", "norms", "directions")
-                }
+                names = ["indices", "labels", "norms", "directions"]
+                if score == "loss":
+                    names.append("residuals")
+                parts = {n: file.get_tensor(n) for n in names}
             except Exception as error:
                 raise damaged(folder / entry.file, str(error)) from error
         found = queries @ parts["directions"].to(queries).T
-        if score == "dot":
+        if score != "cosine":
             found = found * parts["norms"].to(queries)
+        if score == "loss":
+            found = found * parts["residuals"].to(queries)
         best = merged(best, found.cpu(), parts["indices"], parts["labels"], count)
     return best
 

@@ -28,6 +28,7 @@ from whence.index import (
 )
 from whence.index import build as build_index
 from whence.influence.batches import check_labels
+from whence.influence.query import residuals_of
 from whence.influence.select import choose_parameters
 from whence.network import Network
 
@@ -58,8 +59,8 @@ def index_gradients(
         network: The network.
         train: Training images with labels.
         folder: Where to.
-        projection: How gradients are projected; :class:`Projection` by default, or
-            :class:`SparseProjection`.
+        projection: How gradients are projected; a :class:`Projection` with an oversampling of 2
+            by default, or a :class:`SparseProjection`.
         parameters: Over which parameters; see ``choose_parameters``.
         norms: Divide by the length of the projection, which costs nothing, or by the gradient's
             own, which makes cosines unbiased and costs about half a training step more.
@@ -71,7 +72,7 @@ def index_gradients(
         DataError: If a training image has no label.
         MismatchError: If the folder holds an index of something else.
     """
-    projection = projection or Projection()
+    projection = projection or Projection(oversampling=2)
     recorder = Recorder(network, choose_parameters(network, parameters))
     projector = projector_of(recorder, projection)
     return build_index(
@@ -118,12 +119,13 @@ def search_gradients(
     target: Target,
     *,
     count: int,
-    score: Literal["cosine", "dot"] = "cosine",
+    score: Literal["cosine", "dot", "loss"] = "cosine",
     opponents: bool = False,
 ) -> Neighbours:
     """Return the training images whose stored gradients fit best with each query's.
 
-    Cosines are those of gradients, estimated; ``dot`` is the inner product of margins' gradients.
+    Cosines are those of gradients, estimated; ``dot`` is the inner product of margins' gradients,
+    ``loss`` that of losses': Grad-Dot.
     A query without any gradient gets scores of 0.
 
     Args:
@@ -145,6 +147,8 @@ def search_gradients(
     if score == "cosine":
         lengths = recorded.norm() if norms == "exact" else rows.norm(dim=1)
         rows = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))[:, None]
+    if score == "loss":
+        rows = rows * residuals_of(recorded.logits, target)[:, None]
     if not opponents:
         return query(folder, rows, count=count, score=score)
     lowest = query(folder, -rows, count=count, score=score)
@@ -168,6 +172,8 @@ def provenance_of(
     kind: dict[str, str | int] = {"projection": STREAM}
     if isinstance(projection, SparseProjection):
         kind = {"projection": SPARSE_STREAM, "spread": projection.spread}
+    elif projection.oversampling > 1:
+        kind["oversampling"] = projection.oversampling
     return Provenance(
         model=recorder.network.fingerprint(),
         data=train.fingerprint(),
@@ -201,7 +207,9 @@ def recorder_of(
         )
         raise RecordError(msg)
     dimension, seed = int(made.settings["dimension"]), int(made.settings["seed"])
-    projection: Projection | SparseProjection = Projection(dimension=dimension, seed=seed)
+    projection: Projection | SparseProjection = Projection(
+        dimension=dimension, seed=seed, oversampling=int(made.settings.get("oversampling", 1))
+    )
     if made.settings["projection"] == SPARSE_STREAM:
         spread = int(made.settings["spread"])
         projection = SparseProjection(dimension=dimension, seed=seed, spread=spread)
@@ -226,6 +234,7 @@ def rows_of(
                 labels=batch.labels,
                 norms=recorded.norm() if norms == "exact" else projected.norm(dim=1),
                 projected=projected,
+                residuals=residuals_of(recorded.logits, Margin(labels)),
             )
 
     return rows

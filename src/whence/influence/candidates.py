@@ -13,7 +13,8 @@ from whence.errors import SettingError
 from whence.index import manifest_of
 from whence.influence.build import check_data, search_gradients
 from whence.influence.rank import influence
-from whence.influence.scorers import GradCos
+from whence.influence.scorers import GradCos, GradDot
+from whence.influence.scoring import Scorer
 from whence.network import Network
 
 __all__ = ["Retrieval", "Some", "retrieve"]
@@ -106,13 +107,14 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
     *,
     k: int = 10,
     candidates: int = 100,
+    score: str | Scorer = "grad-cos",
     side: Literal["proponents", "opponents"] = "proponents",
     sample: int = 200,
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress = silent,
 ) -> Retrieval:
-    """Return the training images with the highest Grad-Cos scores, by way of an index.
+    """Return the training images with the highest scores, by way of an index.
 
     The index gives candidates; these are scored exactly, all of them for all queries. To know what
     the index missed, some training images drawn at random are scored exactly as well. The cost is
@@ -127,6 +129,8 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         target: What is asked about each query.
         k: Training images for each query.
         candidates: Candidates for each query, at least ``k``.
+        score: ``"grad-cos"``, ``"grad-dot"`` (of the loss), or a :class:`GradCos` or
+            :class:`GradDot`, whose margins or losses are compared.
         side: The highest scores, or the lowest.
         sample: Training images drawn at random to measure the recall with; 0 for none.
         seed: Seed of the draw.
@@ -136,8 +140,10 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
     Raises:
         MismatchError: If the index is of another model, or of other data.
         RecordError: If there is no index, or a shard is damaged.
-        SettingError: If the index holds fewer than ``k`` images, or there are fewer candidates.
+        SettingError: If the index holds fewer than ``k`` images, or there are fewer candidates, or
+            the index has no candidates for the score.
     """
+    scorer = indexed_scorer(score)
     rows = manifest_of(folder).rows
     if not 1 <= k <= rows or candidates < k or sample < 0:
         msg = (
@@ -147,7 +153,9 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         raise SettingError(msg)
     check_data(network, train, folder)
     opponents = side == "opponents"
-    found = search_gradients(network, folder, images, target, count=candidates, opponents=opponents)
+    found = search_gradients(
+        network, folder, images, target, count=candidates, score=stored(scorer), opponents=opponents
+    )
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(train), generator=generator)[:sample]
     chosen = sorted({*found.indices.flatten().tolist(), *drawn.tolist()})
@@ -157,7 +165,7 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         Some(data=train, places=tuple(chosen)),
         images,
         target,
-        scorer=GradCos(),
+        scorer=scorer,
         parameters=parameters,
         batch_size=batch_size,
         progress=progress,
@@ -176,3 +184,27 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         sampled=len(drawn),
         rows=rows,
     )
+
+
+def indexed_scorer(score: str | Scorer) -> GradCos | GradDot:
+    """Return the score that was asked for, if an index of gradients has candidates for it.
+
+    Raises:
+        SettingError: If it has none.
+    """
+    named: dict[str, Scorer] = {one.name: one for one in (GradCos(), GradDot())}
+    found = named.get(score) if isinstance(score, str) else score
+    if not isinstance(found, (GradCos, GradDot)):
+        asked = repr(score) if isinstance(score, str) else score.name
+        msg = (
+            f"An index holds gradients as they are, and gives candidates for "
+            f"{' and '.join(named)}; got {asked}. Other scores are made of curvature or of "
+            f"checkpoints: compute them with influence(), or `whence audit --score`."
+        )
+        raise SettingError(msg)
+    return found
+
+
+def stored(scorer: GradCos | GradDot) -> Literal["cosine", "loss"]:
+    """Return what of the stored rows makes the score."""
+    return "cosine" if isinstance(scorer, GradCos) else "loss"

@@ -118,6 +118,7 @@ def query_index(  # noqa: PLR0913 - keywords, each with a default
     *,
     places: Sequence[int] | None = None,
     label: Literal["predicted", "true"] = "predicted",
+    score: str = "grad-cos",
     side: Literal["proponents", "opponents"] = "proponents",
     k: int = 5,
     candidates: int = 100,
@@ -135,6 +136,7 @@ def query_index(  # noqa: PLR0913 - keywords, each with a default
         folder: The index.
         places: Which of the images; all by default.
         label: Ask about the predicted class, or about the images' own labels.
+        score: ``"grad-cos"`` or ``"grad-dot"``.
         side: The highest scores, or the lowest.
         k: Training images for each image.
         candidates: How many the index proposes for each.
@@ -147,7 +149,8 @@ def query_index(  # noqa: PLR0913 - keywords, each with a default
         DataError: If an image cannot be used, or has no label where that is asked about.
         MismatchError: If the index is of another model, or of other training data.
         RecordError: If there is no complete index, or a shard is damaged.
-        SettingError: If the index holds fewer than ``k`` images.
+        SettingError: If the index holds fewer than ``k`` images, or has no candidates for the
+            score.
     """
     network = read(model, images)
     parts = list(images.batches(batch_size, None if places is None else list(places)))
@@ -175,6 +178,7 @@ def query_index(  # noqa: PLR0913 - keywords, each with a default
         Margin(asked),
         k=k,
         candidates=max(k, candidates),
+        score=score,
         side=side,
         sample=sample,
         seed=seed,
