@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.influence.cells import CELLS, TOP, Cell, labels_of
+from benchmarks.influence.cells import CELLS
 from benchmarks.influence.setup import SUBJECTS, Setup, ready
+from benchmarks.influence.work import TOP, Cell, labels_of
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "influence"
@@ -30,6 +31,9 @@ PAGE = ROOT / "benchmarks" / "results" / "influence.md"
 PACKAGES = ("captum", "kronfluence", "traker", "dattri")
 STEPS = 3
 """Training steps that are measured before a cell, and as many behind it."""
+
+SMALL = 32
+"""Pixels of a side of images on which slow libraries are measured too."""
 
 REPEATS = 5
 """Runs of a cell of maps, which are few, after one that does not count."""
@@ -46,9 +50,9 @@ def main() -> int:
     parser.add_argument(
         "--images", type=int, help="training images, at most; by default the subject's"
     )
-    parser.add_argument("--peer-images", type=int, help="for other libraries; as many by default")
-    parser.add_argument("--queries", type=int, default=20)
-    parser.add_argument("--cells", nargs="+", help="parts of names or libraries")
+    parser.add_argument("--peer-images", type=int, help="for other libraries; as the subject says")
+    parser.add_argument("--queries", type=int, help="by default the subject's")
+    parser.add_argument("--only", nargs="+", help="parts of names or libraries of rows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="measure known cells again")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page goes")
@@ -61,7 +65,9 @@ def main() -> int:
     for name in arguments.subject:
         for number, cell in enumerate(CELLS):
             words = f"{cell.library} {cell.name}"
-            if arguments.cells and not any(part in words for part in arguments.cells):
+            if not belongs(name, cell):
+                continue
+            if arguments.only and not any(part in words for part in arguments.only):
                 continue
             path = place(arguments, name, cell)
             if path.is_file() and not arguments.fresh:
@@ -71,7 +77,7 @@ def main() -> int:
             began = time.monotonic()
             command = [sys.executable, "-m", "benchmarks.influence", "--one", str(number)]
             command += ["--subject", name, "--threads", str(arguments.threads)]
-            command += ["--queries", str(arguments.queries)]
+            command += ["--queries", str(queries_of(arguments, name))]
             command += ["--images", str(count_of(arguments, name, cell))]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -88,15 +94,30 @@ def main() -> int:
 def count_of(arguments: argparse.Namespace, name: str, cell: Cell) -> int:
     """Return how many training images a cell goes over."""
     usual = min(arguments.images or SUBJECTS[name].images, SUBJECTS[name].images)
-    ours = cell.library == "whence" and not cell.few
-    return usual if ours or arguments.peer_images is None else min(usual, arguments.peer_images)
+    if cell.library == "whence" and not cell.few:
+        return usual
+    return min(usual, arguments.peer_images or SUBJECTS[name].few)
+
+
+def queries_of(arguments: argparse.Namespace, name: str) -> int:
+    """Return how many queries there are."""
+    return int(arguments.queries or SUBJECTS[name].queries)
+
+
+def belongs(name: str, cell: Cell) -> bool:
+    """Return whether a row is measured on a subject."""
+    subject = SUBJECTS[name]
+    if subject.only and (cell.library != "whence" or not cell.name.startswith(subject.only)):
+        return False
+    return not cell.small or subject.side <= SMALL
 
 
 def place(arguments: argparse.Namespace, name: str, cell: Cell) -> Path:
     """Return where a cell is kept."""
     words = f"{cell.library} {cell.name}".replace(" ", "-").replace(",", "")
     count = count_of(arguments, name, cell)
-    return BUILD / f"{name}-{count}-{arguments.queries}-{arguments.threads}" / f"{words}.json"
+    queries = queries_of(arguments, name)
+    return BUILD / f"{name}-{count}-{queries}-{arguments.threads}" / f"{words}.json"
 
 
 def alone(arguments: argparse.Namespace) -> None:
@@ -117,9 +138,17 @@ def alone(arguments: argparse.Namespace) -> None:
         scores = work.run()
         times.append(time.process_time() - before)
         floors += [step(setup) for _ in range(STEPS)]
+    beyond = None
+    if work.some is not None and work.units > setup.batch:
+        before = time.process_time()
+        work.some()
+        some = time.process_time() - before
+        floors += [step(setup) for _ in range(STEPS)]
+        beyond = (statistics.median(times) - some) / (work.units - setup.batch)
     spent, floor = statistics.median(times), statistics.median(floors)
     found = {
         "steps": spent / work.units / floor,
+        "beyond": None if beyond is None else beyond / floor,
         "seconds": spent,
         "floor": floor,
         "units": work.units,
@@ -147,22 +176,25 @@ def step(setup: Setup) -> float:
 
 def table(arguments: argparse.Namespace, name: str) -> str:
     """Return one subject's table in Markdown."""
-    reference = scores_of(place(arguments, name, CELLS[0]))
+    exact = {"cos": CELLS[0], "dot": next(c for c in CELLS if c.exact == "dot")}
+    references = {kind: scores_of(place(arguments, name, c)) for kind, c in exact.items()}
     head = ("what", "library", "steps per unit", "aim", "images", "top 10", "peak MB", "remark")
     rows = []
     whole: dict[str, Any] = read(place(arguments, name, CELLS[0]))
     for cell in CELLS:
         path = place(arguments, name, cell)
-        if not path.is_file():
+        if not path.is_file() or not belongs(name, cell):
             continue
         found = read(path)
         remark = str(found["note"])
-        if cell.name == "index, exact re-rank" and whole:
+        if cell.name.startswith("index, exact") and whole:
             share = found["seconds"] / whole["seconds"]
             remark += f"; {100 * share:.1f} % of the exact ranking's time"
+        if found.get("beyond") is not None:
+            remark = f"{found['beyond']:.2f} per image without the queries; {remark}"
         agreement = ""
-        ours = scores_of(path)
-        if cell.exact and ours is not None and reference is not None:
+        ours, reference = scores_of(path), references.get(cell.exact)
+        if ours is not None and reference is not None:
             agreement = f"{overlap(ours, reference[: len(ours)]):.2f}"
         rows.append(
             (
@@ -178,7 +210,7 @@ def table(arguments: argparse.Namespace, name: str) -> str:
         )
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("--",) * len(head), *rows)]
     count = sum(p.numel() for p in SUBJECTS[name].make().parameters())
-    text = f"**{name}**, {count:,} parameters, {arguments.queries} queries"
+    text = f"**{name}**, {count:,} parameters, {queries_of(arguments, name)} queries"
     if whole:
         text += f", a training step of {1000 * whole['floor']:.1f} ms per image"
     return text + "\n\n" + "\n".join(lines)
@@ -216,13 +248,13 @@ def page(text: str, threads: int) -> str:
 Made by `make bench-influence` (`python -m benchmarks.influence`). The unit is one training step
 per image: a forward and a full backward pass of the untouched model at the same batch size, in
 processor time, measured before and behind every cell in its own process. "top 10" is the share of
-the exact Grad-Cos top ten (over the same images) that a method's top ten has. "peak" is the
-process's largest resident memory, training step and library included. Maps are made of images
-whose scores are known; their time is the median of five runs after one that does not count. The
-queries are in the time: with hardly more training images than queries (ResNet-18) they are most of
-it. Rows go over as many images as the table says; cost per image does not depend on it, but for
-fixed costs: EK-FAC's are mostly its eigendecompositions. A re-ranking touches at least every
-query's ten images, so its share of the exact ranking's time falls with the size of the training
+the top ten by the same exact score (Grad-Cos, or Grad-Dot of the loss for rows that compute that;
+over the same images) that a row's top ten has. "peak" is the process's largest resident memory,
+training step and library included. Maps are made of a batch of images whose scores are known;
+their time is the median of five runs after one that does not count. Queries are in the time; what
+an image costs without them is in the remark. EK-FAC's cost is mostly its eigendecompositions,
+which do not grow with the images. A re-ranking touches at least every query's ten images, so its
+share of the exact ranking's time falls with the size of the training
 set. {threads} thread(s) of {cores} cores, torch {torch.__version__}, {", ".join(libraries)}.
 
 {text}

@@ -92,17 +92,35 @@ class Subject:
         side: The side of its images in pixels.
         images: Training images, unless the command says otherwise.
         batch: Images at a time, for everybody who takes a batch size.
+        queries: How many queries.
+        few: Training images of other libraries' rows, and of ours with one map per image.
+        weights: The subject whose weights it has; its own if empty.
+        only: Parts of the names of its rows; all if empty.
     """
 
     make: Callable[[], nn.Module]
     side: int
     images: int
     batch: int
+    queries: int
+    few: int
+    weights: str = ""
+    only: tuple[str, ...] = ()
 
 
 SUBJECTS = {
-    "resnet9-32": Subject(make=ResNet9, side=32, images=2000, batch=32),
-    "resnet18-224": Subject(make=resnet18, side=224, images=24, batch=8),
+    "resnet9-32": Subject(make=ResNet9, side=32, images=2000, batch=32, queries=20, few=200),
+    "resnet9-32-large": Subject(
+        make=ResNet9,
+        side=32,
+        images=10000,
+        batch=32,
+        queries=20,
+        few=200,
+        weights="resnet9-32",
+        only=("exact Grad-Cos", "index, "),
+    ),
+    "resnet18-224": Subject(make=resnet18, side=224, images=96, batch=8, queries=4, few=96),
 }
 """By name; the number is the side of the images."""
 
@@ -121,6 +139,15 @@ class Setup:
     name: str
     images: int
     queries: int
+
+    def part(self, images: int) -> "Setup":
+        """Return the same with fewer training images."""
+        train, test = self.data
+        labels = None if train.labels is None else train.labels[:images]
+        some = TensorData(images=train.images[:images], labels=labels, classes=train.classes)
+        part = Setup(name=self.name, images=images, queries=self.queries)
+        part.__dict__.update(model=self.model, network=self.network, data=(some, test))
+        return part
 
     @property
     def batch(self) -> int:
@@ -199,7 +226,10 @@ def settle(model: nn.Module, images: Tensor) -> None:
 
 def ready(setup: Setup, folder: Path) -> Setup:
     """Return the setup with its trained weights, which are kept in a folder."""
-    path = folder / f"{setup.name}.pt"
+    first = SUBJECTS[setup.name].weights or setup.name
+    if first != setup.name:
+        ready(Setup(name=first, images=SUBJECTS[first].images, queries=setup.queries), folder)
+    path = folder / f"{first}.pt"
     if path.is_file():
         model = SUBJECTS[setup.name].make().eval()
         model.load_state_dict(torch.load(path, weights_only=True))
