@@ -1,0 +1,1 @@
+"""Metrics beside Quantus: the same network, images and maps, in one run."""
