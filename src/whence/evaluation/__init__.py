@@ -31,6 +31,11 @@ from whence.evaluation.correlation import (
     MonotonicityCorrelation,
     SensitivityN,
 )
+from whence.evaluation.data_randomisation import (
+    DataRandomisation,
+    PermutedLabels,
+    permuted_labels,
+)
 from whence.evaluation.datamodel import (
     Datamodeling,
     DatamodelingResult,
@@ -60,6 +65,7 @@ from whence.evaluation.mean import Estimate, Mean
 from whence.evaluation.metric import MetricCard
 from whence.evaluation.mislabel import Mislabel, MislabelResult
 from whence.evaluation.monotonicity import Monotonicity
+from whence.evaluation.mosaics import Focus, Mosaics, mosaics
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import Cascade, ParameterRandomisation
@@ -73,9 +79,19 @@ from whence.evaluation.retrieval import (
 )
 from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
 from whence.evaluation.similarity import Similarities
+from whence.evaluation.smooth_randomisation import (
+    EfficientRandomisation,
+    EntropyRise,
+    SmoothRandomisation,
+)
 from whence.evaluation.soundness import Completeness, Soundness
 from whence.evaluation.ssim import SSIM
 from whence.evaluation.steps import Fill, Imputer, Segments, Squares, Tiles
+from whence.evaluation.top_agreement import (
+    TopAgreement,
+    between_images,
+    of_shuffled_pixels,
+)
 from whence.evaluation.training_maps import (
     Concentration,
     KeptPixels,
@@ -132,17 +148,21 @@ __all__ = [
     "Concentration",
     "ConstantMap",
     "Curve",
+    "DataRandomisation",
     "Datamodeling",
     "DatamodelingResult",
     "Deletion",
     "EdgeMap",
     "EffectivePixels",
+    "EfficientRandomisation",
     "EnergyPointing",
     "Entropy",
+    "EntropyRise",
     "Estimate",
     "FaithfulnessCorrelation",
     "FaithfulnessEstimate",
     "Fill",
+    "Focus",
     "Gini",
     "Hit",
     "IdenticalClass",
@@ -167,10 +187,12 @@ __all__ = [
     "MixedDataset",
     "Monotonicity",
     "MonotonicityCorrelation",
+    "Mosaics",
     "NoisyLinear",
     "Pairwise",
     "ParameterRandomisation",
     "Participation",
+    "PermutedLabels",
     "Perturbation",
     "PixelFlipping",
     "PointingGame",
@@ -190,12 +212,14 @@ __all__ = [
     "ShortcutDetection",
     "Showing",
     "Similarities",
+    "SmoothRandomisation",
     "Soundness",
     "Spearman",
     "Squares",
     "TailPatch",
     "ThresholdIoU",
     "Tiles",
+    "TopAgreement",
     "TopCardinality",
     "TopOverlap",
     "Transfer",
@@ -203,12 +227,16 @@ __all__ = [
     "Verdict",
     "WindowBlur",
     "average_map",
+    "between_images",
     "box_masks",
     "cells_of",
     "features",
     "hard_masks",
     "mask_share",
     "masked_areas",
+    "mosaics",
+    "of_shuffled_pixels",
+    "permuted_labels",
     "precision_at",
     "random_order",
     "random_smooth_masks",
