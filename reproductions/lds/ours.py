@@ -17,10 +17,12 @@ from whence.influence import (
     SCORERS,
     TRAK,
     Checkpoint,
+    DataInf,
     Influence,
     InfluenceFunction,
     Projected,
     ProjectedFisher,
+    RepresenterPoints,
     Scorer,
     SelfInfluence,
     influence,
@@ -90,6 +92,8 @@ def rows_of(task: Task) -> Iterator[Row]:
     yield from wide
     yield from (replace(row, draws=DRAWS) for row in decay)
     yield Row(scorer=InfluenceFunction(damping=task.decay), setting=DECAY)
+    yield Row(scorer=DataInf(damping=task.decay), setting=DECAY)
+    yield Row(scorer=RepresenterPoints(penalty=task.decay / 2), setting=DECAY)
     if task.members > 1:
         for scorer in SCORERS:
             if scorer.name in AVERAGED:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from reproductions.lds.ours import DRAWS, LAYER, rates_of
+from reproductions.lds.ours import DECAY, DRAWS, LAYER, rates_of
 from reproductions.lds.tasks import Digits, Task
 from reproductions.lds.training import Weights, margins_of, model_of
 from reproductions.lds.truth import Truth
@@ -161,13 +161,13 @@ def dattri_rows(task: Task, data: Digits, truth: Truth) -> Iterator[PeerRow]:
     yield row(
         method="DataInf",
         setting=decay,
-        ours="datainf",
+        ours=f"datainf, {DECAY}",
         scores=lambda: solved("IFAttributorDataInf", regularization=task.decay),
     )
     yield row(
         method="representer points",
         setting=f"L2 {task.decay / 2:g}",
-        ours="representer",
+        ours=f"representer, {DECAY}",
         scores=representer,
     )
     if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):

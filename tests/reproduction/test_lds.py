@@ -10,6 +10,7 @@ from reproductions.lds import __main__ as program
 from reproductions.lds import mislabel, report
 from reproductions.lds.tasks import TASKS, Digits, Task, digits, small, subsets_of
 from reproductions.lds.training import logits_of, margins_of, model_of, trained
+from reproductions.lds.truth import Truth
 from whence.core import Margin
 from whence.evaluation import Datamodeling
 
@@ -113,15 +114,27 @@ def test_verdicts_follow_the_interval(generator):
     scores = torch.randn(8, 20, generator=generator)
     outputs = (keep.float() @ scores)[:, None]
 
-    def judged(values):
-        found = Datamodeling()
-        found.update(torch.arange(20), values, keep, outputs)
-        return found
+    truth = Truth(keep=keep, margins=outputs, members=[], seconds=0)
+    good = report.judged(truth, scores)
+    bad = report.judged(truth, torch.randn(8, 20, generator=generator))
+    assert report.verdict(good.above(bad)) == "better"
+    assert report.verdict(bad.above(good)) == "worse"
+    assert report.verdict(good.above(good)) == "equal"
+    expected = Datamodeling()
+    expected.update(torch.arange(20), scores, keep, outputs)
+    assert good.score.mean == pytest.approx(expected.result().score.mean)
 
-    good, bad = judged(scores), judged(torch.randn(8, 20, generator=generator))
-    assert report.verdict(good.difference(bad)) == "better"
-    assert report.verdict(bad.difference(good)) == "worse"
-    assert report.verdict(good.difference(good)) == "equal"
+
+def test_fits_that_differ_widen_the_interval_and_one_fit_is_the_bootstrap_over_queries():
+    values = torch.linspace(0, 1, 50).double()[None]
+    alone = report.resampled(values)
+    same = report.resampled(values.repeat(5, 1))
+    assert alone.mean == same.mean == pytest.approx(0.5)
+    apart = report.resampled(values + torch.linspace(-0.5, 0.5, 5).double()[:, None])
+    assert apart.mean == pytest.approx(0.5)
+    assert apart.high - apart.low > 1.5 * (same.high - same.low)
+    shift = report.resampled(values + 0.1, values.repeat(3, 1))
+    assert (shift.mean, shift.low, shift.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
 @pytest.mark.slow
