@@ -12,6 +12,7 @@ from whence.core import ImageData, Method, Progress, silent
 from whence.influence import Checkpoint, Scorer, scorer_named
 from whence.recipes.auditor import Auditor, Settings, Subject
 from whence.recipes.groups import places_of
+from whence.recipes.removal import check_counts
 from whence.recipes.retrain import Removal
 from whence.report import write_report
 from whence.results import AuditRecord, new_folder, save_audit
@@ -121,6 +122,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         groups={key: places_of(key, some, train) for key, some in (groups or {}).items()},
         removal=removal,
     )
+    if removal is not None:
+        check_counts(removal.counts, len(train))
     subject = Subject.of(model, train, preprocessing, classes, name)
     if out is None:
         return Auditor(subject, train, test, settings, progress).run(command)
