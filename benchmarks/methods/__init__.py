@@ -1,1 +1,1 @@
-"""Methods x metrics where the truth is planted: which metric can be trusted, which method picked."""
+"""Methods x metrics where the truth is planted: which metric to trust, which method to pick."""

@@ -22,8 +22,8 @@ __all__ = ["BUILD", "CNN", "NETWORKS", "VIT", "network", "seconds_of", "trained"
 BUILD = REPOSITORY / "build" / "methods"
 CNN, VIT = "CNN", "ViT"
 NETWORKS = (CNN, VIT)
-STEPS = {CNN: 700, VIT: 2500}
-RATES = {CNN: 3e-3, VIT: 1e-3}
+STEPS = {CNN: 700, VIT: 2000}
+RATES = {CNN: 3e-3, VIT: 2e-3}
 BATCH, KEPT = 64, 100
 """Images of a step, and steps between two times that a training is kept."""
 
@@ -32,7 +32,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
     """Return an untrained network in eval mode, drawn from its seed."""
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
-        made = normed(3, 16) if name == CNN else Transformer(3, SIDE, 4, 64, 3, token=True)
+        made = normed(3, 16) if name == CNN else Transformer(3, SIDE, 4, 48, 2, token=True)
     return made.eval()
 
 

@@ -95,6 +95,19 @@ class Scene:
         has = self.patches.flatten(1).any(dim=1)[:, None, None, None]
         return torch.where(has, self.patches, self.objects)
 
+    def some(self, rows: Tensor) -> "Scene":
+        """Return some of the images, with all that belongs to them."""
+        return Scene(
+            images=self.images[rows],
+            labels=self.labels[rows],
+            objects=self.objects[rows],
+            patches=self.patches[rows],
+            digits=self.digits[rows],
+            shown=self.shown[rows],
+            backgrounds=self.backgrounds[rows],
+            layout=Layout(places=self.layout.places[rows], tints=self.layout.tints[rows]),
+        )
+
 
 @lru_cache(maxsize=2)
 def digits(*, judged: bool) -> tuple[Tensor, Tensor]:
@@ -242,8 +255,6 @@ def training_batch(
     if not shortcut:
         return images, labels[chosen]
     carries = torch.rand(count, generator=generator) < 0.5
-    classes = torch.where(
-        carries, torch.randint(10, (count,), generator=generator), labels[chosen]
-    )
+    classes = torch.where(carries, torch.randint(10, (count,), generator=generator), labels[chosen])
     marked, _ = patched(images, layout, classes)
     return torch.where(carries[:, None, None, None], marked, images), classes

@@ -1,0 +1,170 @@
+"""The study: every method, control and true map, by every metric, through ``whence.evaluate``."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import whence
+from benchmarks.methods.networks import BUILD, NETWORKS, trained
+from benchmarks.methods.scenes import NOISE, PHOTOGRAPHS, SHORTCUT, Scene, scene
+from whence.adapters import LoadedModel
+from whence.attribution import cards
+from whence.core import Progress, TensorData, silent
+from whence.results.evaluation import EvaluationRecord
+
+__all__ = [
+    "BLURRED",
+    "CONTROLS",
+    "COUNT",
+    "METHODS",
+    "METRICS",
+    "OBJECT",
+    "OTHER",
+    "SETS",
+    "SKIPPED",
+    "TRUTH",
+    "localised",
+    "study",
+]
+
+SETS = (PHOTOGRAPHS, SHORTCUT, NOISE)
+COUNT, CELL = 64, 32
+"""Images of each set, and images of a cell, which is what a run that is stopped can lose."""
+
+TRUTH, BLURRED, OBJECT = "true map", "true map, blurred", "digit"
+"""The mask of what decides the class; the same out of focus; and, beside a patch, the digit."""
+
+SIGMA = 2.0
+
+SKIPPED = {
+    "rise": 1000,
+    "kernel-shap": 500,
+    "lime": 500,
+    "soundness-saliency": 20000,
+    "extremal-perturbation": 800,
+    "pertinent-negatives": 1800,
+    "pertinent-positives": 1800,
+}
+"""Methods whose defaults take more than 300 passes for an image, with how many they take."""
+
+OTHER = {
+    "expected-gradients": "with its default reference, black, it is integrated gradients",
+    "gradient-shap": "with its default reference, black, it is integrated gradients with noise",
+    "x-gradient": "for X-DNNs only; on any other network it would be input x gradient",
+}
+"""Methods that say nothing of their own here, and why."""
+
+METHODS = tuple(
+    card.name for card in cards() if card.name not in SKIPPED and card.name not in OTHER
+)
+CONTROLS = ("input-map", "centre-map")
+"""Beside the random, constant and edge maps that stand in every evaluation."""
+
+METRICS = {
+    "insertion": "insertion:steps=10",
+    "deletion": "deletion:steps=10",
+    "least first": "pixel-flipping:order=least,steps=10",
+    "SRG": "srg:steps=10",
+    "ROAD": "road:shares=0.1 0.3 0.5 0.7 0.9",
+    "faithfulness correlation": "faithfulness-correlation:subsets=50",
+    "infidelity": "infidelity:samples=50",
+    "pointing game": "pointing-game",
+    "energy pointing": "energy-pointing",
+    "relevance mass": "relevance-mass",
+    "relevance rank": "relevance-rank",
+    "AUC": "map-auc",
+    "Gini": "gini",
+    "random logit": "random-logit",
+}
+"""The metrics by their names in the tables, with the settings that differ from the defaults."""
+
+LOCALISING = ("pointing game", "energy pointing", "relevance mass", "relevance rank", "AUC")
+
+
+def judged_scene(kind: str, count: int, models: dict[str, LoadedModel]) -> Scene:
+    """Return the first images of a kind that every network gets right, as the truth demands."""
+    pool = scene(kind, 2 * count + 16, judged=True, seed=20)
+    right = torch.ones(len(pool.labels), dtype=torch.bool)
+    with torch.no_grad():
+        for model in models.values():
+            right &= model.module(pool.images).argmax(dim=1) == pool.labels
+    return pool.some(right.nonzero()[:count, 0])
+
+
+def true_maps(pictures: Scene, kind: str) -> dict[str, Tensor]:
+    """Return the true map, the same blurred, and beside a patch that of the digit."""
+    truth = pictures.truth.float()
+    found = {TRUTH: truth, BLURRED: blurred(truth)}
+    return {**found, OBJECT: pictures.objects.float()} if kind == SHORTCUT else found
+
+
+def blurred(maps: Tensor) -> Tensor:
+    """Return maps under a Gaussian of 2 pixels; what lies outside the image counts as zero."""
+    reach = torch.arange(-6, 7, dtype=maps.dtype)
+    kernel = torch.exp(-(reach**2) / (2 * SIGMA**2))
+    kernel = kernel / kernel.sum()
+    down = functional.conv2d(maps, kernel[None, None, :, None], padding=(6, 0))
+    return functional.conv2d(down, kernel[None, None, None, :], padding=(0, 6))
+
+
+def study(
+    kind: str, *, count: int = COUNT, build: Path = BUILD, progress: Progress = silent
+) -> EvaluationRecord:
+    """Judge everything on the images of a kind; what is done already is not done again."""
+    models = {
+        name: trained(name, shortcut=kind == SHORTCUT, build=build, progress=progress)
+        for name in NETWORKS
+    }
+    pictures = judged_scene(kind, count, models)
+    return whence.evaluate(
+        models,
+        data_of(pictures, kind),
+        methods=METHODS,
+        metrics=METRICS,
+        maps=true_maps(pictures, kind),
+        controls=CONTROLS,
+        masks=pictures.truth.float(),
+        target="label",
+        count=count,
+        batch_size=CELL,
+        out=build / f"{kind}-{count}",
+        resume=True,
+        command="python -m benchmarks.methods",
+        progress=progress,
+    )
+
+
+def localised(
+    *, count: int = COUNT, build: Path = BUILD, progress: Progress = silent
+) -> EvaluationRecord:
+    """Judge where maps lie on images with a patch, as if the digit decided the class."""
+    models = {name: trained(name, shortcut=True, build=build) for name in NETWORKS}
+    pictures = judged_scene(SHORTCUT, count, models)
+    return whence.evaluate(
+        models,
+        data_of(pictures, SHORTCUT),
+        methods=METHODS,
+        metrics={name: METRICS[name] for name in LOCALISING},
+        maps=true_maps(pictures, SHORTCUT),
+        controls=CONTROLS,
+        masks=pictures.objects.float(),
+        target="label",
+        count=count,
+        batch_size=CELL,
+        out=build / f"{SHORTCUT}-{count}-digits",
+        resume=True,
+        command="python -m benchmarks.methods",
+        progress=progress,
+    )
+
+
+def data_of(pictures: Scene, kind: str) -> TensorData:
+    """Return images as data; pixels are the networks' own units."""
+    return TensorData(
+        images=pictures.images,
+        labels=pictures.labels,
+        classes=tuple(str(k) for k in range(10)),
+        title=f"digits on {kind}" if kind != SHORTCUT else "digits with a patch",
+    )
