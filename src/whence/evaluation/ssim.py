@@ -74,9 +74,10 @@ class SSIM:
         size = tuple(values.shape[2:])
         kernel = window(self.sigma).to(first)
         if len(kernel) > min(size):
+            fits = ((min(size) - 1) // 2 + 0.4) / TRUNCATE
             msg = (
                 f"A window of {len(kernel)} pixels (sigma {self.sigma}) does not fit on maps of "
-                f"{size}. Give SSIM a smaller sigma, at most {((min(size) - 1) // 2 + 0.4) / TRUNCATE:.2f}."
+                f"{size}. Give SSIM a smaller sigma, at most {fits:.2f}."
             )
             raise ShapeError(msg)
         one, two = (x.view(-1, 1, *size) for x in (first, second))
