@@ -7,12 +7,18 @@ import torch
 from whence.core import ModelScalar, Zero, logit
 from whence.evaluation import (
     ROAD,
+    AddedNoise,
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
     Hit,
+    Infidelity,
+    MonotonicityCorrelation,
     NoisyLinear,
     PixelFlipping,
     RegionPerturbation,
     Squares,
 )
+from whence.evaluation.correlation import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Quantus warns of its own settings
 
@@ -89,3 +95,67 @@ def test_road_of_hits_is_quantus_accuracy_at_each_share(quantus, task):
     told = theirs if isinstance(theirs, dict) else theirs[0]
     accuracies = [told[key] for key in sorted(told)]
     assert hits.mean(0).tolist() == pytest.approx(accuracies)
+
+
+def test_a_faithfulness_estimate_of_pixels_is_quantus(quantus, task):
+    net, images, values = task
+    metric = quantus.FaithfulnessEstimate(features_in_step=1, perturb_baseline=0.0, **SETTINGS)
+    ours = FaithfulnessEstimate(segments=Squares())(
+        ModelScalar(net, logit(CLASSES)), images, values
+    )
+    assert ours.tolist() == pytest.approx(judged(metric, task).tolist(), abs=1e-4)
+
+
+def test_a_monotonicity_correlation_of_absolute_pixels_is_quantus(quantus, task):
+    net, images, values = task
+    metric = quantus.MonotonicityCorrelation(
+        features_in_step=1, nr_samples=1, perturb_baseline=0.0, abs=True, **SETTINGS
+    )
+    ours = MonotonicityCorrelation(segments=Squares(), fill=Zero())
+    found = ours(ModelScalar(net, logit(CLASSES)), images, values)
+    assert found.tolist() == pytest.approx(judged(metric, task).tolist(), abs=1e-3)
+
+
+def test_a_faithfulness_correlation_is_quantus_of_the_same_subsets(quantus, task, monkeypatch):
+    net, images, values = task
+    ours = FaithfulnessCorrelation(share=0.25, subsets=30, fill=Zero())
+    draws = Draws(count=30, segments=Squares(), fill=Zero(), seed=0).orders(64)
+    subsets = (row[:16].numpy() for row in draws for _ in range(3))  # the same for each image
+    monkeypatch.setattr(np.random, "choice", lambda *_, **__: next(subsets))
+    metric = quantus.FaithfulnessCorrelation(
+        subset_size=16,
+        nr_runs=30,
+        perturb_baseline=0.0,
+        return_aggregate=False,
+        **SETTINGS,
+    )
+    found = ours(ModelScalar(net, logit(CLASSES)), images, values)
+    assert found.tolist() == pytest.approx(judged(metric, task).tolist(), abs=1e-4)
+
+
+def test_the_infidelity_of_noise_is_captums(captum, task):
+    from captum.metrics import infidelity
+
+    net, images, values = task
+    perturbation = AddedNoise(sigma=0.1)
+    change = perturbation.on(images, 1)
+    for scaled in (True, False):
+        metric = Infidelity(perturbation=perturbation, samples=20, scaled=scaled)
+        ours = metric(ModelScalar(net, logit(CLASSES)), images, values)
+        for row in range(3):
+
+            def perturb(inputs, row=row):
+                made, noise = change(torch.full((20,), row), torch.arange(20))
+                assert len(inputs) == 20
+                return noise, made
+
+            theirs = infidelity(
+                net,
+                perturb,
+                images[row : row + 1],
+                values[row : row + 1],
+                target=int(CLASSES[row]),
+                n_perturb_samples=20,
+                normalize=scaled,
+            )
+            assert ours[row].item() == pytest.approx(theirs.item(), rel=1e-4)
