@@ -76,9 +76,7 @@ def test_texts_are_read_by_the_type_of_the_field():
     assert metric_named("road", {"fill": "noisy-linear"}).fill == NoisyLinear()
     assert metric_named("irof", {"segments": "squares:4"}) == IROF(segments=Squares(size=4))
     assert metric_named("deletion", {"batch-size": 8}) == Deletion(batch_size=8)
-    assert metric_named(
-        "parameter-randomisation", {"agreement.absolute": "true"}
-    ).agreement.absolute
+    assert metric_named("mprt", {"agreement.absolute": "true"}).agreement.absolute
 
 
 @pytest.mark.parametrize(

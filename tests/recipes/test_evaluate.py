@@ -358,4 +358,4 @@ def test_metrics_may_be_values_of_yours(net, data, masks):
 
 def test_the_model_comes_back_as_it_was(net, data, untouched):
     with untouched(net):
-        run(net, data, metrics=(*METRICS, "parameter-randomisation"))
+        run(net, data, metrics=(*METRICS, "mprt"))

@@ -37,6 +37,7 @@ from whence.evaluation.localisation import (
 )
 from whence.evaluation.masking import MASKING, MaskedArea
 from whence.evaluation.monotonicity import Monotonicity
+from whence.evaluation.mosaics import Focus
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import ParameterRandomisation
@@ -49,9 +50,11 @@ from whence.evaluation.settings import (
     segments_named,
     settings_written,
 )
+from whence.evaluation.smooth_randomisation import EfficientRandomisation, SmoothRandomisation
 from whence.evaluation.soundness import Completeness, Soundness
 from whence.evaluation.ssim import SSIM
 from whence.evaluation.steps import Squares
+from whence.evaluation.top_agreement import TopAgreement
 
 __all__ = ["METRICS", "MetricEntry", "metric_named", "metric_settings"]
 
@@ -128,6 +131,11 @@ def foretells(make: Callable[[], Any], says: str, control: Against = "random-map
         reads="explained",
         control=control,
     )
+
+
+def sane(make: Callable[[], Any], says: str) -> MetricEntry:
+    """Return the entry of a sanity check; the edge map ignores network and class altogether."""
+    return MetricEntry(make=make, form="sanity", group=SANITY, says=says, control="edge-map")
 
 
 def plain(make: Callable[[], Any], form: Form, group: str, says: str) -> MetricEntry:
@@ -260,6 +268,9 @@ METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "map-auc": plain(
             MapAUC, "mask", LOCALISATION, "area under the ROC curve of the map against the mask"
         ),
+        "focus": plain(
+            Focus, "mask", LOCALISATION, "share of the positive values on a mosaic's own quadrants"
+        ),
         "gini": MetricEntry(
             make=Gini,
             form="map",
@@ -281,20 +292,20 @@ METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "spearman": plain(Spearman, "pair", AGREEMENT, "rank correlation of two maps"),
         "top-overlap": plain(TopOverlap, "pair", AGREEMENT, "overlap of the highest tenths"),
         "ssim": plain(SSIM, "pair", AGREEMENT, "structural similarity of two maps"),
-        "parameter-randomisation": MetricEntry(
-            make=ParameterRandomisation,
-            form="sanity",
-            group=SANITY,
-            says="likeness to the original map while weights are drawn anew, from the output down",
-            control="edge-map",
+        "top-agreement": plain(
+            TopAgreement, "pair", AGREEMENT, "share of the largest tenth on which two maps agree"
         ),
-        "random-logit": MetricEntry(
-            make=RandomLogit,
-            form="sanity",
-            group=SANITY,
-            says="likeness to the map of another class",
-            control="edge-map",
+        "mprt": sane(
+            ParameterRandomisation,
+            "likeness to the original map while weights are drawn anew, from the output down",
         ),
+        "smooth-mprt": sane(
+            SmoothRandomisation, "the same for maps averaged over 50 noisy images, from below up"
+        ),
+        "efficient-mprt": sane(
+            EfficientRandomisation, "rise of the map's entropy when all weights are drawn anew"
+        ),
+        "random-logit": sane(RandomLogit, "likeness to the map of another class"),
     }
 )
 """Every metric that has a name on the command line."""

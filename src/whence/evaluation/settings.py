@@ -8,9 +8,12 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from whence.core import BASELINES, Baseline, Normalisation, baseline_named
 from whence.errors import SettingError
+from whence.evaluation.agreement import Pairwise, Spearman, TopOverlap
 from whence.evaluation.imputation import NoisyLinear
 from whence.evaluation.infidelity import AddedNoise, Perturbation, RemovedSquares
+from whence.evaluation.ssim import SSIM
 from whence.evaluation.steps import Imputer, Segments, Squares, Tiles
+from whence.evaluation.top_agreement import TopAgreement
 
 __all__ = ["SegmentsNamed", "Setting", "changed", "in_units", "segments_named", "settings_written"]
 
@@ -27,6 +30,15 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "removed-squares": RemovedSquares(),
     "added-noise": AddedNoise(),
 }
+AGREEMENTS: dict[str, Pairwise] = {
+    "spearman": Spearman(),
+    "ssim": SSIM(),
+    "top-overlap": TopOverlap(),
+    "top-agreement": TopAgreement(),
+}
+NAMED: dict[Any, Mapping[str, Any]] = {Perturbation: PERTURBATIONS, Pairwise: AGREEMENTS}
+"""Kinds of fields whose values have names."""
+
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -122,8 +134,9 @@ def read(  # noqa: PLR0911 - one answer per kind of field
     options = get_args(hint) if union else (hint,)
     if Baseline in options or Imputer in options:
         return fill_named(str(value), where, normalisation, imputers=Imputer in options)
-    if Perturbation in options:
-        return perturbation_named(str(value), where)
+    table = next((known for kind, known in NAMED.items() if kind in options), None)
+    if table is not None:
+        return one_of(table, str(value), where)
     if Segments in options:
         return segments(str(value))
     if type(None) in options and (value is None or str(value).lower() == "none"):
@@ -156,12 +169,12 @@ def fill_named(
     return baseline_named(name, normalisation)
 
 
-def perturbation_named(name: str, where: str) -> Perturbation:
-    """Return a perturbation of infidelity by name."""
-    if name not in PERTURBATIONS:
-        msg = f"{where} takes {' or '.join(PERTURBATIONS)}; got {name!r}."
+def one_of(known: Mapping[str, Value], name: str, where: str) -> Value:
+    """Return a value by its name."""
+    if name not in known:
+        msg = f"{where} takes {' or '.join(known)}; got {name!r}."
         raise SettingError(msg)
-    return PERTURBATIONS[name]
+    return known[name]
 
 
 def numbers(value: Setting, where: str) -> tuple[float, ...]:
@@ -225,5 +238,6 @@ def written(value: object) -> str | None:
         return f"squares:{value.size}"
     if isinstance(value, Tiles):
         return f"tiles:{value.across}"
-    named = {name: baseline_named(name) for name in BASELINES} | IMPUTERS | PERTURBATIONS
+    named: dict[str, object] = {name: baseline_named(name) for name in BASELINES}
+    named |= {**IMPUTERS, **PERTURBATIONS, **AGREEMENTS}
     return next((name for name, known in named.items() if known == value), None)
