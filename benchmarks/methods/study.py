@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import whence
-from benchmarks.methods.networks import BUILD, NETWORKS, trained
+from benchmarks.methods.networks import BUILD, trained
 from benchmarks.methods.scenes import NOISE, PHOTOGRAPHS, SHORTCUT, Scene, scene
 from whence.adapters import LoadedModel
 from whence.attribution import cards
@@ -18,6 +18,7 @@ __all__ = [
     "BLURRED",
     "CONTROLS",
     "COUNT",
+    "LOCALISING",
     "METHODS",
     "METRICS",
     "OBJECT",
@@ -25,7 +26,6 @@ __all__ = [
     "SETS",
     "SKIPPED",
     "TRUTH",
-    "localised",
     "study",
 ]
 
@@ -83,13 +83,11 @@ METRICS = {
 LOCALISING = ("pointing game", "energy pointing", "relevance mass", "relevance rank", "AUC")
 
 
-def judged_scene(kind: str, count: int, models: dict[str, LoadedModel]) -> Scene:
-    """Return the first images of a kind that every network gets right, as the truth demands."""
+def judged_scene(kind: str, count: int, model: LoadedModel) -> Scene:
+    """Return the first images of a kind that a network gets right, as the truth demands."""
     pool = scene(kind, 2 * count + 16, judged=True, seed=20)
-    right = torch.ones(len(pool.labels), dtype=torch.bool)
     with torch.no_grad():
-        for model in models.values():
-            right &= model.module(pool.images).argmax(dim=1) == pool.labels
+        right = model.module(pool.images).argmax(dim=1) == pool.labels
     return pool.some(right.nonzero()[:count, 0])
 
 
@@ -110,50 +108,40 @@ def blurred(maps: Tensor) -> Tensor:
 
 
 def study(
-    kind: str, *, count: int = COUNT, build: Path = BUILD, progress: Progress = silent
+    kind: str,
+    name: str,
+    *,
+    digits: bool = False,
+    count: int = COUNT,
+    build: Path = BUILD,
+    progress: Progress = silent,
 ) -> EvaluationRecord:
-    """Judge everything on the images of a kind; what is done already is not done again."""
-    models = {
-        name: trained(name, shortcut=kind == SHORTCUT, build=build, progress=progress)
-        for name in NETWORKS
-    }
-    pictures = judged_scene(kind, count, models)
+    """Judge everything on a network and the images of a kind; nothing is done twice.
+
+    Args:
+        kind: One of :data:`SETS`.
+        name: One of the networks.
+        digits: Judge only where maps lie, and as if the digit decided the class, beside a patch.
+        count: Images.
+        build: Where networks and cells are kept.
+        progress: Told how far the work is.
+    """
+    model = trained(name, shortcut=kind == SHORTCUT, build=build, progress=progress)
+    pictures = judged_scene(kind, count, model)
+    chosen = LOCALISING if digits else tuple(METRICS)
+    masks = pictures.objects if digits else pictures.truth
     return whence.evaluate(
-        models,
+        {name: model},
         data_of(pictures, kind),
         methods=METHODS,
-        metrics=METRICS,
+        metrics={metric: METRICS[metric] for metric in chosen},
         maps=true_maps(pictures, kind),
         controls=CONTROLS,
-        masks=pictures.truth.float(),
+        masks=masks.float(),
         target="label",
         count=count,
         batch_size=CELL,
-        out=build / f"{kind}-{count}",
-        resume=True,
-        command="python -m benchmarks.methods",
-        progress=progress,
-    )
-
-
-def localised(
-    *, count: int = COUNT, build: Path = BUILD, progress: Progress = silent
-) -> EvaluationRecord:
-    """Judge where maps lie on images with a patch, as if the digit decided the class."""
-    models = {name: trained(name, shortcut=True, build=build) for name in NETWORKS}
-    pictures = judged_scene(SHORTCUT, count, models)
-    return whence.evaluate(
-        models,
-        data_of(pictures, SHORTCUT),
-        methods=METHODS,
-        metrics={name: METRICS[name] for name in LOCALISING},
-        maps=true_maps(pictures, SHORTCUT),
-        controls=CONTROLS,
-        masks=pictures.objects.float(),
-        target="label",
-        count=count,
-        batch_size=CELL,
-        out=build / f"{SHORTCUT}-{count}-digits",
+        out=build / f"{kind}-{name}-{count}{'-digits' if digits else ''}".lower(),
         resume=True,
         command="python -m benchmarks.methods",
         progress=progress,

@@ -1,0 +1,60 @@
+"""``python -m benchmarks.methods``: methods x metrics where the truth is planted.
+
+Networks and cells are kept in ``build/methods``: a run that is stopped goes on where it was.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.methods.networks import BUILD, NETWORKS
+from benchmarks.methods.page import Run, page
+from benchmarks.methods.study import COUNT, SETS, SHORTCUT, study
+
+PAGE = Path(__file__).parents[1] / "results" / "methods.md"
+
+
+def main() -> int:
+    """Judge what is not judged yet, print the tables, write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--count", type=int, default=COUNT, help="images of each set")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--build", type=Path, default=BUILD, help="networks and cells")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    runs: list[Run] = []
+    for kind in arguments.sets:
+        for name in arguments.networks:
+            told = Told(f"{kind}, {name}")
+            common = {"count": arguments.count, "build": arguments.build, "progress": told}
+            record = study(kind, name, **common)
+            digits = study(kind, name, digits=True, **common) if kind == SHORTCUT else None
+            runs.append(Run(kind=kind, network=name, record=record, digits=digits))
+            text = page(runs, count=arguments.count, build=arguments.build)
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(text, "utf-8")
+    print(arguments.out.read_text("utf-8"))
+    return 0
+
+
+class Told:
+    """Says now and then how far the work is."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.last = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Print a line, at most every ten seconds."""
+        if time.monotonic() - self.last > 10:
+            self.last = time.monotonic()
+            print(f"{self.title}: {stage} {done} of {total}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
