@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.methods.networks import BUILD, NETWORKS
 from benchmarks.methods.page import Run, page
-from benchmarks.methods.study import COUNT, SETS, SHORTCUT, study
+from benchmarks.methods.scenes import SHORTCUT
+from benchmarks.methods.study import COUNT, SETS, study
 
 PAGE = Path(__file__).parents[1] / "results" / "methods.md"
 

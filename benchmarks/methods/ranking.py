@@ -61,12 +61,12 @@ def direction(record: EvaluationRecord, metric: str) -> str:
 
 def beaten(record: EvaluationRecord, one: ScoreRecord, other: ScoreRecord) -> bool:
     """Return whether the first is above the second, by the interval of the paired difference."""
-    values = (torch.from_numpy(each.values) for each in (one, other))
+    values, others = (torch.from_numpy(each.values) for each in (one, other))
     better = direction(record, one.metric)
     if better not in ("higher", "lower"):
         return False
     up = better == "higher"
-    found = Bootstrap().compare(*values, "higher" if up else "lower")
+    found = Bootstrap().compare(values, others, "higher" if up else "lower")
     return found.verdict == "better"
 
 
