@@ -57,10 +57,11 @@ def page(runs: Sequence[Run], *, count: int, build: Path = BUILD) -> str:
         "Printed by `make bench-methods`. " + (partial if lacking else ""),
         "",
         (
-            f"Digits are composed onto smooth noise or onto crops of two photographs, {count} images "
-            "of each kind that the network gets right, 32 pixels, colour. The exact pixels of the digit "
-            "are known: the true map. In the variant with a shortcut every judged image carries a "
-            "patch whose colour decides the class, whatever digit is shown; the true map is the patch."
+            f"Digits are composed onto smooth noise or onto crops of two photographs, {count} "
+            "images of each kind that the network gets right, 32 pixels, colour. The exact pixels "
+            "of the digit are known: the true map. In the variant with a shortcut every judged "
+            "image carries a patch whose colour decides the class, whatever digit is shown; the "
+            "true map is the patch."
         ),
         "Every number is made by `whence.evaluate`, with the methods' defaults.",
         "",
@@ -93,9 +94,9 @@ def networks(runs: Sequence[Run], build: Path) -> list[str]:
     lines += [
         "",
         (
-            "Images that differ from their change in nothing (the same class) are not counted. Chance "
-            "is 10 %. The true map is true to this extent; that a stroke is *missing* is evidence for "
-            "a digit, too, which no mask of its pixels holds."
+            "Images that differ from their change in nothing (the same class) are not counted. "
+            "Chance is 10 %. The true map is true to this extent; that a stroke is *missing* is "
+            "evidence for a digit, too, which no mask of its pixels holds."
         ),
         "",
     ]
@@ -129,8 +130,8 @@ def trust(runs: Sequence[Run]) -> list[str]:
         "## Which metric can be trusted",
         "",
         (
-            "*rank* is the place of the true map among itself and the methods; *above it* counts the "
-            "methods, and names the controls, that are above it by the interval of the paired "
+            "*rank* is the place of the true map among itself and the methods; *above it* counts "
+            "the methods, and names the controls, that are above it by the interval of the paired "
             "difference (95 %, bootstrap over images); *beat random* counts the methods above the "
             "random map by the same, and after a minus those below it. A metric **fails** on a run "
             "where a control, or more than one method in four, is above the true map."
@@ -214,8 +215,8 @@ def choice(runs: Sequence[Run]) -> list[str]:
         lines += [f"No metric without masks holds on every run; these fail least ({least}):", ""]
     lines += [
         (
-            f"By the mean place, 0 the best and 1 the last, on {', '.join(metrics)}, and on relevance "
-            "rank and AUC against the true mask:"
+            f"By the mean place, 0 the best and 1 the last, on {', '.join(metrics)}, and on "
+            "relevance rank and AUC against the true mask:"
         ),
         "",
         "| network | the five best, with their mean place | the three last |",
@@ -240,9 +241,9 @@ def misplaced(runs: Sequence[Run]) -> list[str]:
         "## Localisation with the wrong mask",
         "",
         (
-            "The same maps of the networks with a shortcut, against masks of the digit, which they do "
-            "not look at. A metric with such masks punishes what is faithful: methods below the random "
-            "map, by the interval of the paired difference."
+            "The same maps of the networks with a shortcut, against masks of the digit, which they "
+            "do not look at. A metric with such masks punishes what is faithful: methods below the "
+            "random map, by the interval of the paired difference."
         ),
         "",
         "| metric | network | true map | digit as a map | methods below random | above random |",
@@ -305,8 +306,8 @@ def left_out() -> list[str]:
         "## What is left out",
         "",
         (
-            f"{len(METHODS)} methods are judged. Left out because their defaults take more than 300 "
-            f"passes an image: {costly}."
+            f"{len(METHODS)} methods are judged. Left out because their defaults take more than "
+            f"300 passes an image: {costly}."
         ),
         *(f"{name}: {why}." for name, why in OTHER.items()),
         "",
