@@ -1,6 +1,7 @@
 """The page, the plots and the tables of an evaluation, of a record that is made by hand."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from whence.report import render_evaluation, write_evaluation
 from whence.report.evaluation_plots import Axis, strips_svg
-from whence.report.evaluation_tables import markdown_tables, summary_rows
+from whence.report.evaluation_tables import markdown_tables, overtaken, summary_rows
 from whence.results import DatasetCard, ModelCard, RunCard
 from whence.results.evaluation import (
     AgreementRecord,
@@ -177,3 +178,19 @@ def test_tables_say_direction_verdict_and_what_is_missing(record):
 def test_the_page_is_written_whole(record, tmp_path):
     write_evaluation(record, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text("utf-8") == render_evaluation(record)
+
+
+def test_a_control_that_ranks_above_methods_is_told(record):
+    edges = JudgedMethod(name="edge-map", text="edge-map", kind="control")
+    more = replace(
+        record,
+        methods=(*record.methods, edges),
+        scores=(
+            *record.scores,
+            score("edge-map", "deletion", 0.3, "control"),
+            score("edge-map", "gini", 0.3, "control"),
+        ),
+    )
+    assert overtaken(record) == []  # the metric's own control is in the verdicts
+    assert overtaken(more) == ["deletion on net: edge-map ranks above <bad>."]
+    assert "edge-map ranks above &lt;bad&gt;" in render_evaluation(more)

@@ -363,7 +363,12 @@ def overview(record: "EvaluationRecord", place: Path) -> dict[str, Any]:
 
 def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
     """Print the table of each network, and what does not apply."""
-    from whence.report.evaluation_tables import agreement_rows, refusals, summary_rows
+    from whence.report.evaluation_tables import (
+        agreement_rows,
+        overtaken,
+        refusals,
+        summary_rows,
+    )
 
     say(f"{len(record.images)} images of {record.data.name}")
     for network in record.networks:
@@ -380,7 +385,7 @@ def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
             f"{100 * record.confidence:g} % bootstrap intervals are in the report"
         )
     )
-    lines = [*refusals(record), *record.notes]
+    lines = [*refusals(record), *record.notes, *overtaken(record)]
     for line in lines if verbose else lines[:SHOWN]:
         say(faint(line))
     if len(lines) > SHOWN and not verbose:

@@ -13,7 +13,14 @@ from markupsafe import Markup
 
 from whence.report import words
 from whence.report.evaluation_plots import curve_svg, strips_svg
-from whence.report.evaluation_tables import agreement_rows, interval, refusals, short_number, title
+from whence.report.evaluation_tables import (
+    agreement_rows,
+    interval,
+    overtaken,
+    refusals,
+    short_number,
+    title,
+)
 from whence.results.evaluation import EvaluationRecord, JudgedMetric, JudgedNetwork, ScoreRecord
 from whence.results.folder import write_whole
 
@@ -104,6 +111,7 @@ def render_evaluation(record: EvaluationRecord) -> str:
                 for network in record.networks
             ],
             agreements=agreement_rows(record),
+            overtaken=overtaken(record),
             refusals=refusals(record),
         )
     )

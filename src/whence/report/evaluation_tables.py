@@ -114,6 +114,23 @@ def refusals(record: EvaluationRecord) -> list[str]:
     return lines
 
 
+def overtaken(record: EvaluationRecord) -> list[str]:
+    """Return which controls rank above methods: better than one control is not above all."""
+    kinds = {one.name: one.kind for one in record.methods}
+    lines = []
+    for network in record.networks:
+        for metric in record.metrics:
+            ranks = {} if metric.form == "pair" else record.ranks(network.name, metric.name)
+            own = {name: rank for name, rank in ranks.items() if kinds[name] != "control"}
+            for name, rank in ranks.items():
+                below = [method for method, other in own.items() if other > rank]
+                if kinds[name] == "control" and name != metric.control and below:
+                    lines.append(
+                        f"{metric.name} on {network.name}: {name} ranks above {', '.join(below)}."
+                    )
+    return lines
+
+
 def markdown_tables(record: EvaluationRecord) -> str:
     """Return the evaluation as Markdown."""
     parts = [
@@ -129,7 +146,7 @@ def markdown_tables(record: EvaluationRecord) -> str:
             "## Agreement between maps",
             markdown(("metric", "first", "second", "mean"), agreement_rows(record)),
         ]
-    notes = [*record.notes, *refusals(record)]
+    notes = [*record.notes, *overtaken(record), *refusals(record)]
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     metrics = [
