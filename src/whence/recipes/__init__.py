@@ -18,6 +18,7 @@ from whence.recipes.removal import (
     retrain_each,
 )
 from whence.recipes.retrain import FineTune, LastLayer, Removal
+from whence.recipes.roar import Retraining, RetrainingCell, roar
 from whence.recipes.transfer import transfer
 from whence.recipes.transfer_networks import TransferNetwork, transfer_network
 
@@ -34,6 +35,8 @@ __all__ = [
     "Removal",
     "RemovalCurve",
     "Retrain",
+    "Retraining",
+    "RetrainingCell",
     "TransferNetwork",
     "audit",
     "demonstrate",
@@ -49,6 +52,7 @@ __all__ = [
     "read_group",
     "removal_curve",
     "retrain_each",
+    "roar",
     "train_network",
     "transfer",
     "transfer_network",

@@ -123,7 +123,7 @@ class Retraining:
 
 
 def roar(
-    train: Train,
+    trained: Train,
     data: tuple[TensorData, Tensor],
     test: tuple[TensorData, Tensor],
     *,
@@ -133,7 +133,7 @@ def roar(
     """Train networks without the pixels that maps name, and without as many random ones.
 
     Args:
-        train: Trains a new network from data and a seed: ``train(data, seed)`` returns it in
+        trained: Trains a new network from data and a seed: ``trained(data, seed)`` returns it in
             eval mode. It is called twice for each share and seed.
         data: Training images and one map for each.
         test: Test images and one map for each, made as those of the training images.
@@ -161,7 +161,7 @@ def roar(
             seen = chosen.masked(test[0], maps[1], share).images
             accuracies: list[float] = []
             for seed in range(chosen.seeds):
-                model = train(left, seed)
+                model = trained(left, seed)
                 accuracies.append(accuracy(model, seen, labels, chosen.batch_size))
                 done += 1
                 progress("retraining", done, total)
