@@ -18,17 +18,19 @@ class Standing:
     """What a metric says where the truth is known.
 
     Args:
-        rank: Place of the true map among itself and the methods; ties share the better place.
+        ranks: Place of each true map among itself and the methods; ties share the better place.
+        truth: The true map that the metric likes best, beside which all others are held.
         judged: Methods that the metric gives a value.
-        above: Methods that are above the true map, by the interval of the paired difference.
-        lucky: Controls that are above the true map, by the same.
+        above: Methods that are above this true map, by the interval of the paired difference.
+        lucky: Controls that are above it, by the same.
         winners: Methods that are above the random map, by the same.
         losers: Methods that are below the random map, by the same.
         control: The control with the best mean, the random map left out.
         outdone: Methods below that control, by the same.
     """
 
-    rank: int
+    ranks: dict[str, int]
+    truth: str
     judged: int
     above: tuple[str, ...]
     lucky: tuple[str, ...]
@@ -70,23 +72,33 @@ def beaten(record: EvaluationRecord, one: ScoreRecord, other: ScoreRecord) -> bo
     return found.verdict == "better"
 
 
-def standing(record: EvaluationRecord, network: str, metric: str, truth: str) -> Standing | None:
-    """Return where everything stands by a metric; None if it gives the true map no value."""
-    placed = order(record, network, metric)
+def standing(
+    record: EvaluationRecord,
+    network: str,
+    metric: str,
+    truths: tuple[str, ...],
+    apart: tuple[str, ...] = (),
+) -> Standing | None:
+    """Return where everything stands by a metric; None if it says nothing of the true maps.
+
+    Args:
+        record: What was found.
+        network: One of its networks.
+        metric: One of its metrics.
+        truths: The true maps.
+        apart: Controls that are none on these images, and are left out.
+    """
+    placed = [each for each in order(record, network, metric) if each[0] not in apart]
     means = dict(placed)
-    if truth not in means:
+    known = [name for name, _ in placed if name in truths]
+    if not known or direction(record, metric) not in ("higher", "lower"):
         return None
     kinds = {one.name: one.kind for one in record.methods}
-    methods = [name for name, _ in placed if kinds[name] == "method"]
-    controls = [name for name, _ in placed if kinds[name] == "control"]
-    scores = {name: record.score(network, metric, name) for name in means}
-    up = direction(record, metric) == "higher"
-    better = [
-        name
-        for name in methods
-        if (means[name] > means[truth]) is up and means[name] != means[truth]
-    ]
+    methods = [name for name in means if kinds[name] == "method"]
+    controls = [name for name in means if kinds[name] == "control"]
     fixed = [name for name in controls if name != RANDOM]
+    scores = {name: record.score(network, metric, name) for name in means}
+    sign = 1 if direction(record, metric) == "higher" else -1
 
     def over(names: list[str], one: str) -> tuple[str, ...]:
         return tuple(name for name in names if beaten(record, scores[name], scores[one]))
@@ -95,10 +107,14 @@ def standing(record: EvaluationRecord, network: str, metric: str, truth: str) ->
         return tuple(name for name in names if beaten(record, scores[one], scores[name]))
 
     return Standing(
-        rank=1 + len(better),
+        ranks={
+            truth: 1 + sum(sign * means[name] > sign * means[truth] for name in methods)
+            for truth in known
+        },
+        truth=known[0],
         judged=len(methods),
-        above=over(methods, truth),
-        lucky=over(controls, truth),
+        above=over(methods, known[0]),
+        lucky=over(controls, known[0]),
         winners=over(methods, RANDOM) if RANDOM in means else (),
         losers=under(methods, RANDOM) if RANDOM in means else (),
         control=fixed[0] if fixed else "",

@@ -137,7 +137,7 @@ def planted(means, better="higher", count=40, spread=0.1):
                 reason="",
             )
         )
-    kinds = {"random-map": "control", "edge-map": "control", "true": "maps"}
+    kinds = {"random-map": "control", "edge-map": "control", "true": "maps", "blurred": "maps"}
     return SimpleNamespace(
         scores=scores,
         metrics=[SimpleNamespace(name="m", better=better)],
@@ -149,8 +149,10 @@ def planted(means, better="higher", count=40, spread=0.1):
 @pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
 def test_a_standing_tells_winners_losers_and_what_is_above_the_truth(better, sign):
     means = dict(zip(NAMES, (0.0, 0.5, 1.0, 2.0, -1.0, 0.001), strict=True))
-    found = standing(planted({k: sign * v for k, v in means.items()}, better), "net", "m", "true")
-    assert found.rank == 2
+    found = standing(
+        planted({k: sign * v for k, v in means.items()}, better), "net", "m", ("true",)
+    )
+    assert found.ranks == {"true": 2}
     assert found.judged == 3
     assert found.above == ("good",)
     assert found.lucky == ()
@@ -163,12 +165,23 @@ def test_a_standing_tells_winners_losers_and_what_is_above_the_truth(better, sig
 
 def test_a_metric_fails_where_a_control_is_above_the_truth():
     means = dict(zip(NAMES, (0.0, 1.5, 1.0, 0.5, 0.2, 0.1), strict=True))
-    found = standing(planted(means), "net", "m", "true")
-    assert found.rank == 1
+    found = standing(planted(means), "net", "m", ("true",))
+    assert found.ranks == {"true": 1}
     assert found.lucky == ("edge-map",)
     assert found.fails
+    assert not standing(planted(means), "net", "m", ("true",), ("edge-map",)).fails
     means["edge-map"] = 0.9
-    assert not standing(planted(means), "net", "m", "true").fails
+    assert not standing(planted(means), "net", "m", ("true",)).fails
+
+
+def test_everything_is_held_beside_the_true_map_that_the_metric_likes_best():
+    means = dict(zip(NAMES, (0.0, -0.5, 1.0, 2.0, -1.0, 0.001), strict=True))
+    record = planted({**means, "blurred": 3.0})
+    found = standing(record, "net", "m", ("true", "blurred"))
+    assert found.truth == "blurred"
+    assert found.ranks == {"blurred": 1, "true": 2}
+    assert found.above == ()
+    assert standing(planted(means, "neither"), "net", "m", ("true",)) is None
 
 
 def test_methods_are_picked_by_their_mean_place_and_ties_share_theirs():
