@@ -169,10 +169,10 @@ def trust_row(metric: str, title: str, one: Standing) -> str:
     """Return a row of the table of trust."""
     above = ", ".join([str(len(one.above)), *one.lucky])
     beat = f"{len(one.winners)} of {one.judged}" + (f", -{len(one.losers)}" if one.losers else "")
+    fails = "**fails**" if one.fails else ""
     return (
         f"| {metric} | {title} | {one.ranks[TRUTH]}, {one.ranks[BLURRED]} of {one.judged + 1} | "
-        f"{above} | {beat} | {one.control} | {len(one.outdone)} | {'**fails**' if one.fails else "
-        "''} |"
+        f"{above} | {beat} | {one.control} | {len(one.outdone)} | {fails} |"
     )
 
 
@@ -215,11 +215,7 @@ def choice(runs: Sequence[Run]) -> list[str]:
     metrics = trusted(runs)
     if not metrics:
         every = [standings(run) for run in runs]
-        plain = [
-            m
-            for m in METRICS
-            if m not in LOCALISING and all(m in one for one in every)
-        ]
+        plain = [m for m in METRICS if m not in LOCALISING and all(m in one for one in every)]
         fails = {m: sum(one[m].fails for one in every) for m in plain}
         least = min(fails.values(), default=0)
         metrics = tuple(m for m in plain if fails[m] == least)

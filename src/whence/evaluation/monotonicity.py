@@ -19,7 +19,7 @@ __all__ = ["Monotonicity"]
 class Monotonicity:
     r"""Whether the value never falls while segments are put onto a fill, the least first.
 
-    .. math:: \mathbb 1\big[f(x_0) \le f(x_1) \le \dots \le f(x_m) = f(x)\big]
+    .. math:: \mathbb 1\big[f(x_0) \le f(x_1) \le \ldots \le f(x_m) = f(x)\big]
 
     where :math:`x_0` is the fill and :math:`x_k` holds the ``k`` segments of the lowest mean
     attribution. The definition is made for importances of 0 or more: a signed map rightly puts
