@@ -1,5 +1,6 @@
 """The page: what the networks use, which metric can be trusted, and which method to pick."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,6 @@ WHY = {
     "faithfulness correlation": "it compares sums of values with falls of the logit; a mask says "
     "where, and not how much or with which sign",
     "infidelity": "it compares values with falls of the logit; a mask says where, and not how much",
-    "Gini": "it looks at no network: it rewards few large values, wherever they are",
 }
 """Why a metric can rank anything above the truth; said only where it does."""
 
@@ -199,14 +199,20 @@ def said(metric: str, seen: dict[str, Standing]) -> str:
     failed = [title for title, one in seen.items() if one.fails]
     shares = mean(len(one.winners) / max(one.judged, 1) for one in seen.values())
     best = mean(min(one.ranks.values()) for one in seen.values())
-    begins = f"**{metric}**: mean rank of the better true map {best:.1f}"
-    beat = f"{100 * shares:.0f} % of the methods beat the random map"
+    text = (
+        f"**{metric}**: mean rank of the better true map {best:.1f}; {100 * shares:.0f} % of the "
+        f"methods beat the random map; "
+    )
+    counts = Counter(name for one in seen.values() for name in (*one.above, *one.lucky))
+    often = [f"{name} ({count})" for name, count in counts.most_common(6)]
     if not failed:
-        return f"{begins}; {beat}; fails nowhere."
-    why = f" A reason that fits: {WHY[metric]}." if metric in WHY else ""
-    lucky = sorted({name for one in seen.values() for name in one.lucky})
-    controls = f", with {', '.join(lucky)} above the truth" if lucky else ""
-    return f"{begins}; {beat}; fails on {'; '.join(failed)}{controls}.{why}"
+        text += "fails nowhere."
+    else:
+        text += f"fails on {'; '.join(failed)}."
+        text += f" A reason that fits: {WHY[metric]}." if metric in WHY else ""
+    if often:
+        text += f" Above both true maps, on so many runs: {', '.join(often)}."
+    return text
 
 
 def choice(runs: Sequence[Run]) -> list[str]:
@@ -236,6 +242,30 @@ def choice(runs: Sequence[Run]) -> list[str]:
         found = picked(sides, (*metrics, "relevance rank", "AUC"))
         texts = [f"{method} {place:.2f}" for method, place in found]
         lines.append(f"| {name} | {', '.join(texts[:5])} | {', '.join(texts[-3:])} |")
+    lines.append("")
+    for name in NETWORKS:
+        lines += summary([run for run in runs if run.network == name], metrics)
+    return lines
+
+
+def summary(runs: Sequence[Run], metrics: tuple[str, ...]) -> list[str]:
+    """Return the mean place of each method on one network, by each metric, the best first."""
+    if not runs:
+        return []
+    sides = [(run.record, run.network) for run in runs]
+    shown = [m for m in METRICS if all(m in one for one in map(standings, runs))]
+    places = {metric: dict(picked(sides, (metric,))) for metric in shown}
+    whole = picked(sides, (*metrics, "relevance rank", "AUC"))
+    kinds = ", ".join(run.kind for run in runs)
+    lines = [
+        f"Mean places on the {runs[0].network}, over {kinds}:",
+        "",
+        f"| | all of those | {' | '.join(shown)} |",
+        "|--|--:|" + "--:|" * len(shown),
+    ]
+    for name, place in whole:
+        cells = [f"{places[m][name]:.2f}" if name in places[m] else "-" for m in shown]
+        lines.append(f"| {name} | {place:.2f} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
