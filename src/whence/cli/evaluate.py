@@ -7,14 +7,26 @@ import typer
 
 from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
 from whence.cli.guard import INTERRUPTED
-from whence.cli.options import METHOD, OUTPUT, Download, Json, Overwrite, Verbose
+from whence.cli.options import (
+    METHOD,
+    NETWORKS,
+    OUTPUT,
+    Download,
+    Json,
+    NamedClasses,
+    NamedInputs,
+    NamedModels,
+    NamedWeights,
+    Overwrite,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from whence.results.evaluation import EvaluationRecord
 
 __all__ = ["evaluate"]
 
-NETWORKS, DATA, METRIC = "Networks", "Data", "Metrics"
+DATA, METRIC = "Data", "Metrics"
 SHOWN = 8
 """Reasons and notes that are printed; the report has them all."""
 
@@ -30,38 +42,10 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     *,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]MODEL",
-            help="A network, and what to call it; may be given several times. torchvision/NAME, "
-            "timm/NAME, transformers/FOLDER, package.module:factory or path/to/file.py:factory.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]FILE",
-            help="Local weights; with the name where there are several networks.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]FILE", help="Class names, one per line.", rich_help_panel=NETWORKS
-        ),
-    ] = None,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME:]KEY=VALUE",
-            help="How a picture becomes the input of one network, or of all: size=32.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
+    model: NamedModels = None,
+    weights: NamedWeights = None,
+    classes: NamedClasses = None,
+    input_: NamedInputs = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=NETWORKS)
     ] = None,

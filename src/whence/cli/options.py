@@ -15,6 +15,10 @@ __all__ = [
     "Method",
     "Model",
     "ModelArgument",
+    "NamedClasses",
+    "NamedInputs",
+    "NamedModels",
+    "NamedWeights",
     "Overwrite",
     "Set",
     "Verbose",
@@ -26,6 +30,7 @@ MODELS = (
     "path/to/file.py:factory"
 )
 MODEL, OUTPUT, METHOD = "Model", "Output", "Method"
+NETWORKS = "Networks"
 
 Model: TypeAlias = Annotated[
     str, typer.Option("--model", metavar="MODEL", help=f"{MODELS}.", rich_help_panel=MODEL)
@@ -65,6 +70,42 @@ Input: TypeAlias = Annotated[
         help="How a picture becomes the model's input, instead of the model's own configuration: "
         "size=32, resize=none, crop=true, interpolation=bilinear, mean=0.5,0.5,0.5, std=0.5.",
         rich_help_panel=MODEL,
+    ),
+]
+NamedModels: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="[NAME=]MODEL",
+        help=f"A network, and what to call it; may be given several times. {MODELS}.",
+        rich_help_panel=NETWORKS,
+    ),
+]
+NamedWeights: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="[NAME=]FILE",
+        help="Local weights; with the name where there are several networks.",
+        rich_help_panel=NETWORKS,
+    ),
+]
+NamedClasses: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        metavar="[NAME=]FILE",
+        help="Class names, one per line; for one network or for all.",
+        rich_help_panel=NETWORKS,
+    ),
+]
+NamedInputs: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME:]KEY=VALUE",
+        help="How a picture becomes the input of one network, or of all: size=32.",
+        rich_help_panel=NETWORKS,
     ),
 ]
 Device: TypeAlias = Annotated[

@@ -6,15 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
-from whence.cli.options import METHOD, OUTPUT, BatchSize, Device, Download, Json, Overwrite, Verbose
+from whence.cli.guard import INTERRUPTED
+from whence.cli.options import (
+    METHOD,
+    NETWORKS,
+    OUTPUT,
+    BatchSize,
+    Device,
+    Download,
+    Json,
+    NamedClasses,
+    NamedInputs,
+    NamedModels,
+    NamedWeights,
+    Overwrite,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from whence.results.transfer import TransferRecord
 
 __all__ = ["show_transfer", "transfer"]
 
-NETWORKS, DATA = "Networks", "Data"
-INTERRUPTED = 130
+DATA = "Data"
 
 
 def transfer(  # noqa: PLR0913 - one argument for each option
@@ -27,36 +41,10 @@ def transfer(  # noqa: PLR0913 - one argument for each option
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=MODEL",
-            help="A network and what to call it; give two or more. torchvision/NAME, timm/NAME, "
-            "transformers/FOLDER, package.module:factory or path/to/file.py:factory.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Its local weights.", rich_help_panel=NETWORKS),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]FILE",
-            help="Class names, one per line; for one network or for all.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME:]KEY=VALUE",
-            help="How a picture becomes the input of one network, or of all: size=32.",
-            rich_help_panel=NETWORKS,
-        ),
-    ] = None,
+    model: NamedModels = None,
+    weights: NamedWeights = None,
+    classes: NamedClasses = None,
+    input_: NamedInputs = None,
     family: Annotated[
         list[str] | None,
         typer.Option(
