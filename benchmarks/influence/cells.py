@@ -25,6 +25,7 @@ from whence.influence import (
     retrieve,
     search_gradients,
 )
+from whence.influence.batches import training_images
 from whence.influence.fitting import ekfac
 from whence.training_features import influence_fn
 
