@@ -11,7 +11,6 @@ from benchmarks.methods.networks import BUILD, NETWORKS, seconds_of, trained
 from benchmarks.methods.ranking import Standing, direction, order, picked, standing
 from benchmarks.methods.scenes import SHORTCUT
 from benchmarks.methods.study import (
-    BLURRED,
     LOCALISING,
     METHODS,
     METRICS,
@@ -20,6 +19,7 @@ from benchmarks.methods.study import (
     SETS,
     SKIPPED,
     TRUTH,
+    TRUTHS,
 )
 from whence.results.evaluation import EvaluationRecord, ScoreRecord
 
@@ -107,7 +107,7 @@ def networks(runs: Sequence[Run], build: Path) -> list[str]:
 def standings(run: Run) -> dict[str, Standing]:
     """Return where everything stands on a run, by metric."""
     found = {
-        metric: standing(run.record, run.network, metric, (TRUTH, BLURRED), apart(run))
+        metric: standing(run.record, run.network, metric, TRUTHS, apart(run))
         for metric in METRICS
         if any(one.name == metric for one in run.record.metrics)
     }
@@ -136,14 +136,16 @@ def trust(runs: Sequence[Run]) -> list[str]:
         "## Which metric can be trusted",
         "",
         (
-            "*ranks* are the places of the true map, and of the true map blurred, each among "
-            "itself and the methods. The blurred one is there because a mask says nothing of the "
-            "order of its pixels, nor that the edge of a stroke needs something beside it. "
-            "*Above* counts the methods, and names the controls, that are above the better of "
-            "both by the interval of the paired difference (95 %, bootstrap over images); *beat "
+            "*ranks* are the places of three true maps, each among itself and the methods: the "
+            "mask; the mask blurred; and all pixels, the nearest to the mask first. A mask says "
+            "nothing of the order in which its pixels and the others come, and a curve needs one; "
+            "where the third is far better than the first, the metric judged that order. "
+            "*Above* counts the methods, and names the controls, that are above the best of "
+            "the three by the interval of the paired difference (95 %, bootstrap over images); "
+            "*beat "
             "random* counts the methods above the random map by the same, and after a minus those "
             "below it. A metric **fails** on a run where a control, or more than one method in "
-            "four, is above both true maps. The image itself is a control beside a patch only: "
+            "four, is above all true maps. The image itself is a control beside a patch only: "
             "elsewhere the digit is brighter than all around it, and the image nearly the truth."
         ),
         "",
@@ -170,9 +172,10 @@ def trust_row(metric: str, title: str, one: Standing) -> str:
     """Return a row of the table of trust."""
     above = ", ".join([str(len(one.above)), *one.lucky])
     beat = f"{len(one.winners)} of {one.judged}" + (f", -{len(one.losers)}" if one.losers else "")
+    ranks = ", ".join(str(one.ranks[name]) for name in TRUTHS if name in one.ranks)
     fails = "**fails**" if one.fails else ""
     return (
-        f"| {metric} | {title} | {one.ranks[TRUTH]}, {one.ranks[BLURRED]} of {one.judged + 1} | "
+        f"| {metric} | {title} | {ranks} of {one.judged + 1} | "
         f"{above} | {beat} | {one.control} | {len(one.outdone)} | {fails} |"
     )
 
@@ -200,7 +203,7 @@ def said(metric: str, seen: dict[str, Standing]) -> str:
     shares = mean(len(one.winners) / max(one.judged, 1) for one in seen.values())
     best = mean(min(one.ranks.values()) for one in seen.values())
     text = (
-        f"**{metric}**: mean rank of the better true map {best:.1f}; {100 * shares:.0f} % of the "
+        f"**{metric}**: mean rank of the best true map {best:.1f}; {100 * shares:.0f} % of the "
         f"methods beat the random map; "
     )
     counts = Counter(name for one in seen.values() for name in (*one.above, *one.lucky))
@@ -211,7 +214,7 @@ def said(metric: str, seen: dict[str, Standing]) -> str:
         text += f"fails on {'; '.join(failed)}."
         text += f" A reason that fits: {WHY[metric]}." if metric in WHY else ""
     if often:
-        text += f" Above both true maps, on so many runs: {', '.join(often)}."
+        text += f" Above all true maps, on so many runs: {', '.join(often)}."
     return text
 
 
@@ -319,7 +322,7 @@ def tables(runs: Sequence[Run]) -> list[str]:
         lines += [f"### {run.title}", "", f"| | {' | '.join(heads)} |"]
         lines.append("|--|" + "--:|" * len(heads))
         names = [one.name for one in run.record.methods]
-        first = [name for name in (TRUTH, BLURRED, OBJECT) if name in names]
+        first = [name for name in (*TRUTHS, OBJECT) if name in names]
         for name in (*first, *(name for name in names if name not in first)):
             cells = [figure(run.record.score(run.network, m, name)) for m in shown]
             if any(cell != "-" for cell in cells):

@@ -1,5 +1,7 @@
 """The study: every method, control and true map, by every metric, through ``whence.evaluate``."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,11 +23,13 @@ __all__ = [
     "LOCALISING",
     "METHODS",
     "METRICS",
+    "NEAREST",
     "OBJECT",
     "OTHER",
     "SETS",
     "SKIPPED",
     "TRUTH",
+    "TRUTHS",
     "study",
 ]
 
@@ -33,8 +37,11 @@ SETS = (PHOTOGRAPHS, SHORTCUT, NOISE)
 COUNT, CELL = 64, 32
 """Images of each set, and images of a cell, which is what a run that is stopped can lose."""
 
-TRUTH, BLURRED, OBJECT = "true map", "true map, blurred", "digit"
-"""The mask of what decides the class; the same out of focus; and, beside a patch, the digit."""
+TRUTH, BLURRED, NEAREST, OBJECT = "true map", "true map, blurred", "nearest to it", "digit"
+"""The mask of what decides the class; the same out of focus; all pixels, those nearest to the mask
+first, so that no metric has to order the rest by chance; and, beside a patch, the digit."""
+
+TRUTHS = (TRUTH, BLURRED, NEAREST)
 
 SIGMA = 2.0
 
@@ -107,6 +114,14 @@ def blurred(maps: Tensor) -> Tensor:
     return functional.conv2d(down, kernel[None, None, None, :], padding=(0, 6))
 
 
+def nearest(masks: Tensor) -> Tensor:
+    """Return 1 in the mask, and 1 over 1 and the distance to it outside, ``(n, 1, h, w)``."""
+    height, width = masks.shape[2:]
+    every = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()
+    far = [torch.cdist(every, every[one.flatten() > 0]).amin(dim=1) for one in masks]
+    return 1 / (1 + torch.stack(far)).reshape(-1, 1, height, width)
+
+
 def study(
     kind: str,
     name: str,
@@ -130,21 +145,38 @@ def study(
     pictures = judged_scene(kind, count, model)
     chosen = LOCALISING if digits else tuple(METRICS)
     masks = pictures.objects if digits else pictures.truth
-    return whence.evaluate(
+    ask = partial(
+        whence.evaluate,
         {name: model},
         data_of(pictures, kind),
-        methods=METHODS,
         metrics={metric: METRICS[metric] for metric in chosen},
-        maps=true_maps(pictures, kind),
-        controls=CONTROLS,
         masks=masks.float(),
         target="label",
         count=count,
         batch_size=CELL,
-        out=build / f"{kind}-{name}-{count}{'-digits' if digits else ''}".lower(),
         resume=True,
         command="python -m benchmarks.methods",
         progress=progress,
+    )
+    place = build / f"{kind}-{name}-{count}{'-digits' if digits else ''}".lower()
+    record = ask(methods=METHODS, maps=true_maps(pictures, kind), controls=CONTROLS, out=place)
+    if digits:
+        return record
+    further = {NEAREST: nearest(pictures.truth.float())}
+    return joined(record, ask(methods=(), maps=further, out=place.with_name(f"{place.name}-more")))
+
+
+def joined(record: EvaluationRecord, more: EvaluationRecord) -> EvaluationRecord:
+    """Return a record with the maps of another of the same images and metrics."""
+    if record.images != more.images or record.labels != more.labels:
+        msg = "The records are not of the same images. Remove build/methods and run it again."
+        raise SystemExit(msg)
+    extra = tuple(one for one in more.methods if one.kind == "maps")
+    names = {one.name for one in extra}
+    return replace(
+        record,
+        methods=(*record.methods, *extra),
+        scores=(*record.scores, *(one for one in more.scores if one.method in names)),
     )
 
 
