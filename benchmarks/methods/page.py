@@ -181,18 +181,18 @@ def trust_row(metric: str, title: str, one: Standing) -> str:
 
 
 WHY = {
-    "insertion": "what is put onto a blurred image counts more when it is in one piece, so smooth "
-    "maps gain, true or not",
-    "deletion": "single scattered pixels in black break the picture into edges that it was never "
-    "trained on, so scattered maps gain",
-    "least first": "it removes the background first; whatever ranks the digit's pixels last, as "
-    "the image itself does when the digit is the brightest thing, does as well as the truth",
-    "SRG": "it is the difference of least first and deletion, and shares the fault of deletion",
-    "ROAD": "imputing from neighbours fills thin strokes back in, so maps that cover them with a "
-    "margin gain",
+    "insertion": "what matters is in after the first of ten steps, and from then on all maps are "
+    "near the ceiling: look at how small the differences are; where they are not, smooth maps gain",
+    "deletion": "black pixels scattered over an image are foreign to the network, so the raw "
+    "gradients, which are scattered, gain, and the same maps are among the last by least first",
+    "least first": "it removes the rest of the image first, and judges the order of the rest",
+    "SRG": "it is least first less deletion, and has the faults of both, halved",
+    "ROAD": "imputing from neighbours restores a stroke of which a part is left, so maps that "
+    "cover strokes with a margin gain",
     "faithfulness correlation": "it compares sums of values with falls of the logit; a mask says "
-    "where, and not how much or with which sign",
-    "infidelity": "it compares values with falls of the logit; a mask says where, and not how much",
+    "where, and not how much or with which sign, so maps with the right amounts are above it",
+    "infidelity": "it compares values with falls of the logit; a mask says where, and not how "
+    "much, so maps with the right amounts are above it",
 }
 """Why a metric can rank anything above the truth; said only where it does."""
 

@@ -207,3 +207,14 @@ def test_what_is_judged_is_right_and_the_true_map_is_its_mask():
 def test_nothing_is_trusted_without_a_run_that_supports_it():
     run = SimpleNamespace(record=SimpleNamespace(metrics=[]), network="net")
     assert trusted([run]) == ()
+
+
+def test_pixels_are_ordered_by_their_distance_to_the_mask():
+    mask = torch.zeros(2, 1, 9, 9)
+    mask[0, 0, 4, 4] = 1
+    mask[1, 0, :, 0] = 1
+    found = study.nearest(mask)
+    assert torch.equal(found == 1, mask == 1)
+    assert float(found[0, 0, 4, 7]) == pytest.approx(1 / 4)
+    assert float(found[0, 0, 1, 0]) == pytest.approx(1 / 6)
+    assert torch.allclose(found[1, 0, 3], 1 / torch.arange(1.0, 10.0))
