@@ -26,6 +26,10 @@ from whence.results.evaluation import EvaluationRecord, ScoreRecord
 __all__ = ["Run", "page", "trusted"]
 
 
+ALIKE = 0.999
+"""Likeness from which two maps are the same."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """What was found on a network and a set of images.
@@ -246,9 +250,23 @@ def choice(runs: Sequence[Run]) -> list[str]:
         texts = [f"{method} {place:.2f}" for method, place in found]
         lines.append(f"| {name} | {', '.join(texts[:5])} | {', '.join(texts[-3:])} |")
     lines.append("")
+    blind = classless(runs)
+    if blind:
+        lines += [f"The same map for every class, by the random logit: {', '.join(blind)}.", ""]
     for name in NETWORKS:
         lines += summary([run for run in runs if run.network == name], metrics)
     return lines
+
+
+def classless(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the methods whose map of another class is always the same."""
+    likeness: dict[str, list[float]] = {}
+    for run in runs:
+        kinds = {one.name: one.kind for one in run.record.methods}
+        for name, value in order(run.record, run.network, "random logit"):
+            if kinds[name] == "method":
+                likeness.setdefault(name, []).append(value)
+    return tuple(name for name, each in likeness.items() if min(each) > ALIKE)
 
 
 def summary(runs: Sequence[Run], metrics: tuple[str, ...]) -> list[str]:
@@ -282,8 +300,9 @@ def misplaced(runs: Sequence[Run]) -> list[str]:
         "",
         (
             "The same maps of the networks with a shortcut, against masks of the digit, which they "
-            "do not look at. A metric with such masks punishes what is faithful: methods below the "
-            "random map, by the interval of the paired difference."
+            "do not look at. The true map scores nothing, and the digit, which means nothing to "
+            "them, everything; methods above the random map are so by mistake, and those below it "
+            "by being right, by the interval of the paired difference."
         ),
         "",
         "| metric | network | true map | digit as a map | methods below random | above random |",
