@@ -5,18 +5,14 @@ Networks and cells are kept in ``build/methods``: a run that is stopped goes on 
 
 import argparse
 import multiprocessing
-import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks.methods.networks import BUILD, NETWORKS
-from benchmarks.methods.page import Run, page
-from benchmarks.methods.scenes import SHORTCUT
-from benchmarks.methods.study import COUNT, SETS, study
+from benchmarks.methods.page import page
+from benchmarks.methods.runs import judged
+from benchmarks.methods.study import COUNT, SETS
 
 PAGE = Path(__file__).parents[1] / "results" / "methods.md"
 
@@ -44,31 +40,6 @@ def main() -> int:
     arguments.out.write_text(text, "utf-8")
     print(text)
     return 0
-
-
-def judged(name: str, *, kinds: Sequence[str], count: int, build: Path) -> list[Run]:
-    """Judge everything on one network; what is done is read."""
-    torch.set_num_threads(1)
-    runs = []
-    for kind in kinds:
-        ask = partial(study, kind, name, count=count, build=build, progress=Told(f"{kind}, {name}"))
-        digits = ask(digits=True) if kind == SHORTCUT else None
-        runs.append(Run(kind=kind, network=name, record=ask(), digits=digits))
-    return runs
-
-
-class Told:
-    """Says now and then how far the work is."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.last = 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Print a line, at most every ten seconds."""
-        if time.monotonic() - self.last > 10:
-            self.last = time.monotonic()
-            print(f"{self.title}: {stage} {done} of {total}", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def page(runs: Sequence[Run], *, count: int, build: Path = BUILD) -> str:
     parts = [
         "# Methods and metrics where the truth is planted",
         "",
-        "Printed by `make bench-methods`. " + (partial if lacking else ""),
+        "Printed by `make bench-methods`." + (f" {partial}" if lacking else ""),
         "",
         (
             f"Digits are composed onto smooth noise or onto crops of two photographs, {count} "
