@@ -85,7 +85,7 @@ def indexed(setup: Setup) -> Work:
     return Work(run=run, units=setup.images, note=lambda: notes[-1])
 
 
-def asked(setup: Setup, candidates: int, sure: float | None = None) -> Work:
+def asked(setup: Setup, candidates: int) -> Work:
     """Queries of an index: re-ranked exactly, or estimated if there are no candidates."""
     train, test = setup.data
     folder = Path(tempfile.mkdtemp()) / "index"
@@ -104,7 +104,6 @@ def asked(setup: Setup, candidates: int, sure: float | None = None) -> Work:
                 target,
                 k=TOP,
                 candidates=candidates,
-                sure=sure,
                 sample=0,
                 batch_size=setup.batch,
             )
@@ -248,12 +247,6 @@ def cells() -> Iterator[Cell]:
         name="index, exact re-rank of 20",
         library=ours,
         make=lambda setup: asked(setup, 2 * TOP),
-        exact="cos",
-    )
-    yield Cell(
-        name="index, exact re-rank until settled",
-        library=ours,
-        make=lambda setup: asked(setup, 10 * TOP, sure=2.0),
         exact="cos",
     )
     yield Cell(

@@ -16,7 +16,6 @@ from whence.influence import (
     retrieve,
     search_gradients,
 )
-from whence.influence.candidates import Scored, undecided
 from whence.network import Network
 
 
@@ -126,30 +125,3 @@ def test_scores_that_an_index_has_no_candidates_for_are_refused(setting):
     for score, name in (("ekfac", "ekfac"), (TracIn(), "tracin")):
         with pytest.raises(SettingError, match=rf"grad-cos and grad-dot; got .?{name}"):
             retrieve(*setting, score=score)
-
-
-def test_candidates_are_scored_until_the_best_are_settled(setting):
-    network, train, _, images, target = setting
-    best = influence(network, train, images, target, scorer=GradCos()).proponents(5)
-    everything = retrieve(*setting, k=5, candidates=40, sample=0, sure=100.0)
-    assert everything.scored == 40
-    assert torch.equal(everything.indices, best.indices)
-    least = retrieve(*setting, k=5, candidates=40, sample=0, sure=-100.0)
-    alone = retrieve(*setting, k=5, candidates=8, sample=0)
-    assert torch.equal(least.indices, alone.indices)
-    assert least.scored == alone.scored < 40
-    down = retrieve(*setting, k=5, candidates=40, sample=0, sure=100.0, side="opponents")
-    worst = influence(network, train, images, target, scorer=GradCos()).opponents(5)
-    assert torch.equal(down.indices, worst.indices)
-
-
-def test_what_could_be_among_the_best_is_undecided():
-    exact = Scored(
-        indices=torch.tensor([7, 3]), labels=torch.zeros(2), scores=torch.tensor([[0.9, 0.5]])
-    )
-    indices, estimates = torch.tensor([[3, 7, 1, 2]]), torch.tensor([[0.8, 0.7, 0.65, 0.1]])
-    # errors -0.3 and 0.2: mean -0.05, deviation 0.25; the second best score is 0.5
-    assert undecided(indices, estimates, exact, 2, 2, 0.0) == {1}
-    assert undecided(indices, estimates, exact, 2, 2, 1.0) == {1}
-    assert undecided(indices, estimates, exact, 2, 2, 1.9) == {1, 2}
-    assert undecided(indices, estimates, exact, 2, 1, 1.0) == set()

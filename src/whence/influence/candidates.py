@@ -107,7 +107,6 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
     *,
     k: int = 10,
     candidates: int = 100,
-    sure: float | None = None,
     score: str | Scorer = "grad-cos",
     side: Literal["proponents", "opponents"] = "proponents",
     sample: int = 200,
@@ -130,10 +129,6 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         target: What is asked about each query.
         k: Training images for each query.
         candidates: Candidates for each query, at least ``k``.
-        sure: Score one and a half times ``k`` of the candidates first, and of the others only
-            those that could still be among the best ``k``: whose estimate, at so many standard
-            deviations of the errors that were seen, reaches the ``k``-th score. 2 is a good
-            number; None scores all candidates.
         score: ``"grad-cos"``, ``"grad-dot"`` (of the loss), or a :class:`GradCos` or
             :class:`GradDot`, whose margins or losses are compared.
         side: The highest scores, or the lowest.
@@ -165,28 +160,21 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
     drawn = torch.randperm(len(train), generator=generator)[:sample]
     parameters = manifest_of(folder).provenance.parameters
 
-    def scored(places: set[int]) -> Scored:
-        exact = influence(
-            network,
-            Some(data=train, places=tuple(sorted(places))),
-            images,
-            target,
-            scorer=scorer,
-            parameters=parameters,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        scores = -exact.scores.T if opponents else exact.scores.T
-        return Scored(indices=exact.indices, labels=exact.labels, scores=scores)
-
-    first = candidates if sure is None else min(candidates, k + -(-k // 2))
-    exact = scored({*found.indices[:, :first].flatten().tolist(), *drawn.tolist()})
-    if sure is not None:
-        estimates = -found.scores if opponents else found.scores
-        open_ = undecided(found.indices, estimates, exact, first, k, sure)
-        more = open_ - set(exact.indices.tolist())
-        exact = exact.joined(scored(more)) if more else exact
-    best = exact.scores.topk(min(k, exact.scores.shape[1]), dim=1)
+    exact = influence(
+        network,
+        Some(
+            data=train,
+            places=tuple(sorted({*found.indices.flatten().tolist(), *drawn.tolist()})),
+        ),
+        images,
+        target,
+        scorer=scorer,
+        parameters=parameters,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    scores = -exact.scores.T if opponents else exact.scores.T
+    best = scores.topk(min(k, scores.shape[1]), dim=1)
     indices = exact.indices[best.indices]
     known = (indices[:, :, None] == found.indices[:, None]).any(dim=2)
     return Retrieval(
@@ -199,53 +187,6 @@ def retrieve(  # noqa: PLR0913 - keywords, each with a default
         sampled=len(drawn),
         rows=rows,
     )
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
-    """Training images with their exact scores; the higher the better.
-
-    Args:
-        indices: Places in the training set, ``(n,)``.
-        labels: Their labels, ``(n,)``.
-        scores: ``(q, n)``.
-    """
-
-    indices: Tensor
-    labels: Tensor
-    scores: Tensor
-
-    def joined(self, other: "Scored") -> "Scored":
-        """Return these and others."""
-        return Scored(
-            indices=torch.cat([self.indices, other.indices]),
-            labels=torch.cat([self.labels, other.labels]),
-            scores=torch.cat([self.scores, other.scores], dim=1),
-        )
-
-
-def undecided(
-    indices: Tensor, estimates: Tensor, exact: Scored, first: int, k: int, sure: float
-) -> set[int]:
-    """Return the candidates that could still be among the best of a query.
-
-    Args:
-        indices: Candidates, ``(q, c)``, best estimate first.
-        estimates: Their estimates, ``(q, c)``.
-        exact: What was scored exactly: the first candidates, and others.
-        first: How many candidates of each query were scored.
-        k: How many of the best are wanted.
-        sure: In standard deviations of the estimates' errors.
-    """
-    order = exact.indices.argsort()
-    places = order[torch.searchsorted(exact.indices[order], indices[:, :first].contiguous())]
-    errors = exact.scores.gather(1, places) - estimates[:, :first].to(exact.scores)
-    shift = errors.mean(dim=1, keepdim=True)
-    spread = (errors - shift).square().mean().sqrt()
-    border = exact.scores.topk(min(k, exact.scores.shape[1]), dim=1).values[:, -1:]
-    possible = estimates[:, first:].to(exact.scores) + shift + sure * spread >= border
-    return set(indices[:, first:][possible].tolist())
 
 
 def indexed_scorer(score: str | Scorer) -> GradCos | GradDot:
