@@ -444,7 +444,8 @@ def test_columns_of_different_length_are_refused(fakes, tmp_path):
 
 def test_no_temporary_file_stays(saved):
     found = {path.name for path in saved.iterdir()}
-    assert found == {"audit.json", "arrays.npz", "influences.csv"}
+    tables = {"influences.csv", "suspects.csv", "groups.csv"}
+    assert found == {"audit.json", "arrays.npz", *tables}
 
 
 def test_arrays_are_an_ordinary_npz(saved):
