@@ -24,7 +24,7 @@ DOCS := .venv/.installed-docs
 BENCH := .venv/.installed-bench
 PARITY := .venv/.installed-parity
 
-.PHONY: help demo test parity bench bench-attribution bench-coverage bench-xdnn bench-conversion
+.PHONY: help demo test test-reproduction parity bench bench-attribution bench-coverage bench-xdnn bench-conversion
 .PHONY: bench-influence bench-metrics bench-methods
 .PHONY: reproduce-xdnn reproduce-tfa reproduce-lds reproduce-harmonizing lint docs clean
 
@@ -36,6 +36,9 @@ demo: $(BASE) ## Audit a small network that learnt a planted shortcut; writes de
 
 test: lint ## Everything that must be green: lint, types, layers, tests, doctests, examples
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-reproduction: $(FULL) ## Small runs of the reproductions from end to end; minutes each
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "slow and reproduction"
 
 parity: $(PARITY) ## Methods beside captum, zennit, pytorch-grad-cam, LXT, PAIR, SHAP, Quantus
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/parity tests/attribution/silent \
