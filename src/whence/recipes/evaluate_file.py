@@ -45,6 +45,11 @@ class EvaluationRequest:
         value: What metrics look at.
         count: At most so many images.
         batch_size: Images per cell.
+        train: Training images, for metrics that train again.
+        train_labels: A file of their labels.
+        train_count: At most so many of them.
+        retrain: How to train again, ``scratch:epochs=20``.
+        permuted: Weights that were trained on permuted labels, by network.
         confidence: Of the intervals.
         draws: Resamples of the bootstrap.
         seed: Of the bootstrap.
@@ -67,6 +72,11 @@ class EvaluationRequest:
     value: str | None = None
     count: int | None = None
     batch_size: int | None = None
+    train: str | None = None
+    train_labels: str | None = None
+    train_count: int | None = None
+    retrain: str | None = None
+    permuted: dict[str, str] = field(default_factory=dict)
     confidence: float | None = None
     draws: int | None = None
     seed: int | None = None
@@ -83,7 +93,8 @@ class EvaluationRequest:
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, under the names that :func:`whence.evaluate` gives it."""
-        names = ("methods", "metrics", "controls", "target", "value", "count", "batch_size")
+        names: tuple[str, ...] = ("methods", "metrics", "controls", "target", "value", "count")
+        names = (*names, "batch_size", "train_count", "retrain")
         given = {name: getattr(self, name) for name in names}
         found = {name: value for name, value in given.items() if value is not None}
         for name in ("method_settings", "metric_settings"):
@@ -104,12 +115,14 @@ class EvaluationRequest:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedRequest:
-    """What a request names, loaded: models and data by name, masks and maps."""
+    """What a request names, loaded: all but foreign maps by the networks' names."""
 
     models: dict[str, LoadedModel]
     data: dict[str, PictureData]
     masks: dict[str, Any] | None
     maps: dict[str, Any]
+    train: dict[str, PictureData] | None
+    permuted: dict[str, LoadedModel]
 
 
 TEXT, WHOLE, NUMBER, TRUTH = (str,), (int,), (int, float), (bool,)
@@ -127,6 +140,11 @@ KINDS: dict[str, tuple[type, ...]] = {
     "value": TEXT,
     "count": WHOLE,
     "batch_size": WHOLE,
+    "train": TEXT,
+    "train_labels": TEXT,
+    "train_count": WHOLE,
+    "retrain": TEXT,
+    "permuted": (dict,),
     "confidence": NUMBER,
     "draws": WHOLE,
     "seed": WHOLE,
@@ -161,13 +179,14 @@ def read_evaluation(path: Path) -> EvaluationRequest:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
     }
-    for key in ("methods", "metrics", "controls", "maps"):
+    for key in ("methods", "metrics", "controls", "maps", "permuted"):
         check_texts(values.get(key, ()), f"{path}: {key}")
-    for key in ("data", "masks", "labels"):
+    for key in ("data", "masks", "labels", "train", "train_labels"):
         if key in values:
             values[key] = beside(path, values[key])
-    if "maps" in values:
-        values["maps"] = {name: beside(path, file) for name, file in values["maps"].items()}
+    for key in ("maps", "permuted"):
+        if key in values:
+            values[key] = {name: beside(path, file) for name, file in values[key].items()}
     return EvaluationRequest(networks=tuple(network_of(one, path) for one in lines), **values)
 
 
@@ -253,20 +272,18 @@ def load_request(request: EvaluationRequest) -> LoadedRequest:
         raise DataError(msg)
     models: dict[str, LoadedModel] = {}
     data: dict[str, PictureData] = {}
+    train: dict[str, PictureData] = {}
+    labels, train_labels = (
+        None if one is None else Path(one) for one in (request.labels, request.train_labels)
+    )
     for line in request.networks:
         if line.name in models:
             msg = f"Two networks are called {line.name!r}. Name them: --model NAME=MODEL."
             raise SettingError(msg)
-        models[line.name] = load_subject(
-            line.model,
-            weights=None if line.weights is None else Path(line.weights),
-            classes=None if line.classes is None else Path(line.classes),
-            settings=line.input,
-            device=request.device or "cpu",
-            download=bool(request.download),
-        )
-        labels = None if request.labels is None else Path(request.labels)
-        data[line.name] = load_images(request.data, models[line.name], labels=labels)
+        model = models[line.name] = loaded(line, line.weights, request)
+        data[line.name] = load_images(request.data, model, labels=labels)
+        if request.train is not None:
+            train[line.name] = load_images(request.train, model, labels=train_labels)
     masks = None
     if request.masks is not None:
         masks = {
@@ -278,4 +295,43 @@ def load_request(request: EvaluationRequest) -> LoadedRequest:
             for name, own in data.items()
         }
     maps = {name: load_maps(file) for name, file in request.maps.items()}
-    return LoadedRequest(models=models, data=data, masks=masks, maps=maps)
+    return LoadedRequest(
+        models=models,
+        data=data,
+        masks=masks,
+        maps=maps,
+        train=train or None,
+        permuted=load_permuted(request),
+    )
+
+
+def loaded(line: NetworkLine, weights: str | None, request: EvaluationRequest) -> LoadedModel:
+    """Return a network with some weights."""
+    return load_subject(
+        line.model,
+        weights=None if weights is None else Path(weights),
+        classes=None if line.classes is None else Path(line.classes),
+        settings=line.input,
+        device=request.device or "cpu",
+        download=bool(request.download) and weights is None,
+    )
+
+
+def load_permuted(request: EvaluationRequest) -> dict[str, LoadedModel]:
+    """Return the networks that were trained on permuted labels, by the names of those they match.
+
+    Raises:
+        SettingError: One is for a network that is not there.
+        WhenceError: As :func:`whence.recipes.load_subject`.
+    """
+    lines = {line.name: line for line in request.networks}
+    found = {}
+    for name, file in request.permuted.items():
+        if name not in lines:
+            msg = (
+                f"Weights of permuted labels are given for {name!r}, which is no network of this "
+                f"evaluation. Name one of: {', '.join(lines)}."
+            )
+            raise SettingError(msg)
+        found[name] = loaded(lines[name], file, request)
+    return found
