@@ -1,8 +1,10 @@
 import pytest
 import torch
+from scipy import stats
 
 from whence.errors import DataError, SettingError, ShapeError
 from whence.evaluation import Bootstrap, Mean
+from whence.evaluation.bootstrap import student
 
 
 @pytest.fixture
@@ -99,3 +101,57 @@ def test_wrong_settings_and_unpaired_values_are_refused(values):
         Bootstrap(confidence=1.0)
     with pytest.raises(ShapeError, match="one value of the control per image"):
         Bootstrap().compare(values, values[:3], "higher")
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_students_quantile_is_that_of_another_library(degrees, confidence):
+    expected = stats.t.ppf((1 + confidence) / 2, degrees)
+    assert student(confidence, degrees) == pytest.approx(expected, rel=1e-7)
+
+
+def test_repetitions_widen_the_interval_by_students_t_in_squares(values):
+    repeated = values + torch.tensor([0.0, 0.3, -0.6], dtype=torch.float64)[:, None]
+    alone, found = Bootstrap().estimate(repeated.mean(dim=0)), Bootstrap().estimate(repeated)
+    more = stats.t.ppf(0.975, 2) * repeated.mean(dim=1).std() / 3**0.5
+    assert found.mean == pytest.approx(alone.mean)
+    assert found.mean - found.low == pytest.approx(
+        float(((alone.mean - alone.low) ** 2 + more**2) ** 0.5)
+    )
+    assert found.high - found.mean == pytest.approx(
+        float(((alone.high - alone.mean) ** 2 + more**2) ** 0.5)
+    )
+
+
+def test_one_repetition_or_equal_ones_are_the_images_alone(values):
+    alone = Bootstrap().estimate(values)
+    assert Bootstrap().estimate(values[None]) == alone
+    same = Bootstrap().estimate(values.repeat(3, 1))
+    assert (same.low, same.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_a_difference_that_another_training_may_turn_round_is_no_claim(values):
+    control = torch.zeros(3, 40, dtype=torch.float64)
+    shifts = torch.tensor([0.2, 1.8, 1.0], dtype=torch.float64)[:, None]
+    clear = Bootstrap().compare(values.mul(0.1) + 1 + 0 * shifts, control, "higher")
+    varied = Bootstrap().compare(values.mul(0.1) + shifts, control, "higher")
+    assert (clear.verdict, varied.verdict) == ("better", "no claim")
+    assert varied.difference.mean == pytest.approx(clear.difference.mean)
+
+
+def test_an_image_that_is_undefined_in_one_repetition_is_left_out(values):
+    repeated = values.repeat(2, 1)
+    repeated[1, 5] = torch.nan
+    found = Bootstrap().estimate(repeated)
+    assert (found.count, found.undefined) == (39, 1)
+
+
+def test_the_interval_of_repetitions_covers_about_as_often_as_it_says(generator):
+    hits = 0
+    for _ in range(150):
+        trainings = torch.randn(3, 1, generator=generator, dtype=torch.float64)
+        images = torch.randn(40, generator=generator, dtype=torch.float64)
+        noise = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+        found = Bootstrap(confidence=0.9, draws=100).estimate(trainings + images + noise)
+        hits += found.low <= 0 <= found.high
+    assert hits >= 130  # 135 in expectation; a plain bootstrap over images covers about 60

@@ -1,7 +1,8 @@
 r"""Bootstrap: intervals of means, of curves, and of differences that are paired by image.
 
 Resamples are the same as those of :class:`whence.evaluation.Mean`: of the same values, with the
-same settings, they give the same interval.
+same settings, they give the same interval. Where trainings were repeated, the interval grows by
+what another training may change.
 """
 
 import math
@@ -91,19 +92,37 @@ class Bootstrap:
         """
         return 1 + math.ceil(-math.log2(1 - self.confidence) - 1e-9)
 
-    def estimate(self, values: Float[Tensor, " n"]) -> Estimate | None:
-        """Return the mean of the defined values with its interval; None if none is defined."""
+    def estimate(self, values: Float[Tensor, "*r n"]) -> Estimate | None:
+        r"""Return the mean of the defined values with its interval; None if none is defined.
+
+        Values of repetitions, ``(r, n)``, are averaged over them, and what another image may change
+        (the bootstrap) and what another training may change (Student's t over the means of the
+        repetitions, of ``r - 1`` degrees) add up in squares:
+        :math:`\bar v - \sqrt{(\bar v - low)^2 + t^2 s^2 / r}`. One repetition says nothing of the
+        second, so that its interval is that of the images alone.
+
+        Args:
+            values: One value per image, or one per repetition and image; an image with a NaN in
+                any repetition is left out.
+        """
         every = values.double()
-        defined = every[~every.isnan()]
+        images = every if every.ndim == 1 else every.mean(dim=0)
+        defined = images[~images.isnan()]
         if not len(defined):
             return None
-        low, high = self.ends(self.means(defined[:, None])[:, 0])
+        mean = float(defined.mean())
+        low, high = (float(end) for end in self.ends(self.means(defined[:, None])[:, 0]))
+        if every.ndim > 1 and len(every) > 1:
+            repeated = every[:, ~images.isnan()].mean(dim=1)
+            more = student(self.confidence, len(every) - 1) * float(repeated.std())
+            more /= math.sqrt(len(every))
+            low, high = mean - math.hypot(mean - low, more), mean + math.hypot(high - mean, more)
         return Estimate(
-            mean=float(defined.mean()),
-            low=float(low),
-            high=float(high),
+            mean=mean,
+            low=low,
+            high=high,
             count=len(defined),
-            undefined=len(every) - len(defined),
+            undefined=len(images) - len(defined),
         )
 
     def band(self, curves: Float[Tensor, "n s"]) -> Band:
@@ -121,15 +140,16 @@ class Bootstrap:
 
     def compare(
         self,
-        values: Float[Tensor, " n"],
+        values: Float[Tensor, "*r n"],
         control: Tensor,
         better: Literal["higher", "lower", "neither"],
     ) -> Comparison:
         """Return how values differ from a control's on the same images, and what may be claimed.
 
         Args:
-            values: One value per image; NaN where it is undefined.
-            control: The control's values of the same images, in the same order.
+            values: One value per image, or per repetition and image; NaN where it is undefined.
+            control: The control's values of the same images, in the same order; another method's
+                where two methods are compared.
             better: Which direction is better.
 
         Raises:
@@ -177,3 +197,34 @@ class Bootstrap:
         tail = (1 - self.confidence) / 2
         low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype), dim=0)
         return low, high
+
+
+def student(confidence: float, degrees: int) -> float:
+    r"""Return the end of the interval that holds a share of Student's t, by halving.
+
+    The share inside :math:`\pm t` is a finite sum in :math:`\theta = \arctan(t / \sqrt d)`: for
+    even d :math:`\sin\theta\,(1 + \frac{1}{2}\cos^2\theta + \dots)`, for odd d
+    :math:`\frac{2}{\pi}(\theta + \sin\theta\,(\cos\theta + \frac{2}{3}\cos^3\theta + \dots))`.
+
+    Args:
+        confidence: The share, between 0 and 1.
+        degrees: Degrees of freedom, from 1.
+
+    References:
+        Abramowitz and Stegun (1964), "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
+    """
+    odd = degrees % 2
+
+    def inside(theta: float) -> float:
+        total, term = 0.0, math.cos(theta) if odd else 1.0
+        for k in range(2 + odd, degrees + 1, 2):
+            total += term
+            term *= math.cos(theta) ** 2 * (k - 1) / k
+        total *= math.sin(theta)
+        return 2 / math.pi * (theta + total) if odd else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
