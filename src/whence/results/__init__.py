@@ -2,7 +2,8 @@
 
 :func:`save_audit` and :func:`load_audit` (and the same for explanations) write and read
 ``audit.json`` + ``arrays.npz`` + tables as CSV; :func:`new_folder` makes a result folder
-appear all at once or not at all.
+appear all at once or not at all. :func:`load_findings` and :func:`save_findings` read and write
+what an audit proposes, for a person to decide.
 """
 
 from whence.results.files import (
@@ -12,6 +13,8 @@ from whence.results.files import (
     save_audit,
     save_explanation,
 )
+from whence.results.findings import Audited, Finding, decide
+from whence.results.findings_file import load_audited, load_findings, save_findings
 from whence.results.folder import new_folder
 from whence.results.records import (
     SCHEMA_VERSION,
@@ -43,8 +46,10 @@ from whence.results.transfer import (
 __all__ = [
     "SCHEMA_VERSION",
     "AuditRecord",
+    "Audited",
     "DatasetCard",
     "ExplanationRecord",
+    "Finding",
     "GroupRecord",
     "HarmfulImage",
     "InfluenceRecord",
@@ -61,12 +66,16 @@ __all__ = [
     "TransferNetworkCard",
     "TransferRecord",
     "TransferRow",
+    "decide",
     "influence_table",
     "load_audit",
+    "load_audited",
     "load_explanation",
+    "load_findings",
     "load_transfer",
     "new_folder",
     "save_audit",
     "save_explanation",
+    "save_findings",
     "save_transfer",
 ]

@@ -1,19 +1,19 @@
-"""Evaluation: what metrics say of attributions, as plain values and arrays, and as tables."""
+"""Evaluation: what metrics say of attributions, as plain values and arrays."""
 
-import csv
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whence.display import card, facts, note, table
 from whence.results.files import read_record, write_record
 from whence.results.records import DatasetCard, ModelCard, RunCard
 
 __all__ = [
     "AgreementRecord",
+    "ComparisonRecord",
     "CurveRecord",
     "EstimateRecord",
     "EvaluationRecord",
@@ -23,8 +23,6 @@ __all__ = [
     "ScoreRecord",
     "load_evaluation",
     "save_evaluation",
-    "score_table",
-    "values_table",
 ]
 
 KIND = "evaluation"
@@ -138,6 +136,36 @@ class ScoreRecord:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """A method against another under a metric, on the same images.
+
+    Args:
+        network: The network's name.
+        metric: The metric's name.
+        first: A method, or maps that somebody else made; never a control.
+        second: Another.
+        difference: The mean over images of the first's value less the second's, with its
+            interval; None if no image has both.
+        verdict: ``better`` or ``worse``, of the first; or ``no claim``.
+        reason: Why there is no claim.
+    """
+
+    network: str
+    metric: str
+    first: str
+    second: str
+    difference: EstimateRecord | None
+    verdict: str
+    reason: str
+
+    @property
+    def winner(self) -> str:
+        """The method that is claimed to be better; empty if none is."""
+        return {"better": self.first, "worse": self.second}.get(self.verdict, "")
+
+
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AgreementRecord:
     """How alike the maps of two methods on a network, or of a method on two networks, are.
@@ -174,6 +202,7 @@ class EvaluationRecord:
         confidence: Of all intervals.
         run: How it was made.
         notes: What a reader must know.
+        comparisons: One for each network, metric and pair of methods.
     """
 
     networks: tuple[JudgedNetwork, ...]
@@ -187,6 +216,19 @@ class EvaluationRecord:
     confidence: float
     run: RunCard
     notes: tuple[str, ...] = ()
+    comparisons: tuple[ComparisonRecord, ...] = ()
+
+    def comparison(self, network: str, metric: str, first: str, second: str) -> ComparisonRecord:
+        """Return two methods against each other, in the order that the record has.
+
+        Raises:
+            KeyError: If they were not compared in this order.
+        """
+        for one in self.comparisons:
+            asked = (one.network, one.metric, one.first, one.second)
+            if asked == (network, metric, first, second):
+                return one
+        raise KeyError((network, metric, first, second))
 
     def score(self, network: str, metric: str, method: str) -> ScoreRecord:
         """Return what a metric says of a method on a network.
@@ -218,6 +260,31 @@ class EvaluationRecord:
             for name, value in found.items()
         }
 
+    def _repr_html_(self) -> str:
+        """Show the evaluation in a notebook: for each network a table, methods x metrics."""
+        known = {(one.network, one.metric, one.method): one for one in self.scores}
+        arrows = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
+        metrics = [one for one in self.metrics if any(s.metric == one.name for s in self.scores)]
+        head = ("", *(f"{one.name} {arrows.get(one.better, '')}".strip() for one in metrics))
+        blocks = [facts({"data": self.data.name, "images": len(self.images)})]
+        for network in self.networks[:4]:
+            rows = [
+                (
+                    method.name if method.kind != "control" else f"{method.name} (control)",
+                    *(short(known.get((network.name, one.name, method.name))) for one in metrics),
+                )
+                for method in self.methods
+            ]
+            blocks.append(table(head, rows, title=network.name))
+        blocks.append(
+            note(
+                f"Means over images with the ends of their {self.confidence:.0%} intervals; "
+                f"+ and - stand where the whole interval of the paired difference to the control "
+                f"is better or worse."
+            )
+        )
+        return card("Evaluation", *blocks, *map(note, self.notes[:5]))
+
 
 def save_evaluation(record: EvaluationRecord, folder: str | Path) -> None:
     """Write ``evaluation.json`` and ``arrays.npz`` into a folder that exists.
@@ -235,86 +302,3 @@ def load_evaluation(folder: str | Path) -> EvaluationRecord:
         RecordError: A file is missing or damaged, or has another schema version.
     """
     return read_record(Path(folder), KIND, EvaluationRecord)
-
-
-HEAD = (
-    "network",
-    "metric",
-    "better",
-    "method",
-    "kind",
-    "mean",
-    "low",
-    "high",
-    "images",
-    "undefined",
-    "rank",
-    "control",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "verdict",
-    "reason",
-)
-
-
-def score_table(record: EvaluationRecord) -> str:
-    """All scores as CSV, one row per network, metric and method; empty where there is nothing."""
-    text, writer = table_of(HEAD)
-    metrics = {one.name: one for one in record.metrics}
-    kinds = {one.name: one.kind for one in record.methods}
-    for one in record.scores:
-        metric = metrics[one.metric]
-        ranks = record.ranks(one.network, one.metric)
-        writer.writerow(
-            (
-                one.network,
-                one.metric,
-                metric.better,
-                one.method,
-                kinds[one.method],
-                *ends(one.estimate),
-                0 if one.estimate is None else one.estimate.count,
-                sum(one.undefined.values()),
-                ranks.get(one.method, ""),
-                metric.control,
-                *ends(one.difference),
-                one.verdict,
-                one.reason,
-            )
-        )
-    return text.getvalue()
-
-
-def values_table(record: EvaluationRecord) -> str:
-    """All values as CSV, one row per image; agreements have the second maps in ``other``."""
-    text, writer = table_of(("network", "metric", "method", "other", "image", "value"))
-    for one in record.scores:
-        if one.verdict != "not applicable":
-            for name, value in zip(record.images, one.values.tolist(), strict=True):
-                writer.writerow((one.network, one.metric, one.method, "", name, plain(value)))
-    for pair in record.agreements:
-        other = "/".join(pair.second)
-        for name, value in zip(record.images, pair.values.tolist(), strict=True):
-            writer.writerow((pair.first[0], pair.metric, pair.first[1], other, name, plain(value)))
-    return text.getvalue()
-
-
-def table_of(head: tuple[str, ...]) -> tuple[io.StringIO, Any]:
-    """Return a CSV text with its head, and what writes into it."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    return text, writer
-
-
-def ends(estimate: EstimateRecord | None) -> tuple[str, str, str]:
-    """Return mean and ends of an interval, empty if there is none."""
-    if estimate is None:
-        return "", "", ""
-    return plain(estimate.mean), plain(estimate.low), plain(estimate.high)
-
-
-def plain(value: float) -> str:
-    """Return a number so that it reads back exactly; nothing for one that is undefined."""
-    return "" if np.isnan(value) else repr(float(value))

@@ -20,6 +20,8 @@ RESULT_FILES = (
     "suspects.csv",
     "groups.csv",
     "removal.csv",
+    "findings.toml",
+    "findings.npz",
     "overlay.png",
     "report.html",
 )

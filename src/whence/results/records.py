@@ -10,6 +10,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from whence.display import Panel, card, facts, note, strip, table
+
 __all__ = [
     "SCHEMA_VERSION",
     "AuditRecord",
@@ -327,6 +329,61 @@ class AuditRecord:
     groups: tuple[GroupRecord, ...] = ()
     removal: RemovalRecord | None = None
 
+    def panel(self, position: int) -> Panel:
+        """An audited test image with its map, for figures."""
+        query, classes = self.queries[position], self.model.classes
+        label = "" if query.label is None else f", labelled {classes[query.label]}"
+        return Panel(
+            picture=query.picture,
+            values=query.attribution.values,
+            title=classes[query.prediction],
+            note=f"{100 * query.confidence:.1f} %{label}",
+        )
+
+    def training_panel(self, influence: InfluenceRecord) -> Panel:
+        """A training image with its training-feature map, for figures."""
+        image = self.training_images[influence.index]
+        return Panel(
+            picture=image.picture,
+            values=influence.map.values,
+            title=self.model.classes[image.label],
+            note=f"{influence.score:+.3g}",
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the audit in a notebook: what is suspicious, then some predictions."""
+        classes, few = self.model.classes, 3
+        blocks = [
+            facts(
+                {
+                    "model": self.model.name,
+                    "training images": self.train.count,
+                    "test accuracy": None if self.accuracy is None else f"{self.accuracy:.1%}",
+                    "audited": len(self.queries),
+                }
+            )
+        ]
+        regions: list[tuple[object, ...]] = [
+            (classes[one.label], str(one.box), one.mass, one.area, one.ratio, len(one.images))
+            for one in self.regions
+        ]
+        if regions:
+            named = ("class", "left, top, right, bottom", "mass", "area", "ratio", "images")
+            blocks.append(table(named, regions, title="Marks that keep carrying influence"))
+        suspects: list[tuple[object, ...]] = [
+            (one.name, classes[one.label], classes[one.suggested], ", ".join(one.evidence))
+            for one in self.suspect_labels
+        ]
+        if suspects:
+            heads = ("training image", "labelled", "looks like", "evidence")
+            blocks.append(table(heads, suspects, title="Labels that look wrong", most=5))
+        for at, query in enumerate(self.queries[:few]):
+            around = [self.training_panel(one) for one in query.proponents]
+            title = f"{query.name}, and the training images that speak for its prediction"
+            blocks.append(strip([self.panel(at), *around], title=title))
+        blocks += [note(f"and {len(self.queries) - few} more images")] * (len(self.queries) > few)
+        return card("Audit", *blocks, *map(note, self.notes[:5]))
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -340,3 +397,28 @@ class ExplanationRecord:
     pictures: tuple[Picture, ...]
     maps: tuple[MapRecord, ...]
     run: RunCard
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The images with their maps, for figures."""
+        return tuple(
+            Panel(
+                picture=picture,
+                values=one.values,
+                title=self.model.classes[prediction],
+                note=f"{100 * confidence:.1f} %",
+            )
+            for picture, one, prediction, confidence in zip(
+                self.pictures, self.maps, self.predictions, self.confidences, strict=True
+            )
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the explanation in a notebook: the images above their maps."""
+        gaps = [one.gap for one in self.maps if one.gap is not None]
+        told = {
+            "model": self.model.name,
+            "method": self.maps[0].method if self.maps else "",
+            "largest gap": f"{max(gaps):.2%}" if gaps else None,
+        }
+        return card("Explanation", facts(told), strip(self.panels))

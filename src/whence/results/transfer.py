@@ -20,6 +20,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from whence.display import card, facts, note, table
 from whence.errors import MismatchError, OutputError, RecordError
 from whence.results.coding import decode, encode
 from whence.results.folder import write_whole
@@ -167,6 +168,38 @@ class TransferRecord:
     def index(self) -> dict[tuple[str, ...], TransferRow]:
         """The rows by evaluator, shown, generator, method, mask and fill."""
         return {(r.evaluator, r.shown, r.generator, r.method, r.mask, r.fill): r for r in self.rows}
+
+    def _repr_html_(self) -> str:
+        """Show the study in a notebook: accuracy on the features, for each method and mask."""
+        names, blocks = [one.name for one in self.networks], []
+        for mask in self.masks[:2]:
+            for method in self.methods[:3]:
+                where = {"method": method.name, "mask": mask, "fill": self.fills[0]}
+                rows = [
+                    (
+                        maker,
+                        *(
+                            shown(self.row(judge, "features", generator=maker, **where))
+                            for judge in names
+                        ),
+                    )
+                    for maker in names
+                ]
+                title = f"{method.name}, mask {mask}, fill {self.fills[0]}"
+                blocks.append(table(("maps of", *names), rows, title=title))
+        told = {"data": self.data.name, "images": self.data.count, "explained": self.target}
+        return card(
+            "Transfer of features",
+            facts(told),
+            *blocks,
+            note("Accuracy of the networks in the columns on what the maps show, with intervals."),
+            *map(note, self.notes[:5]),
+        )
+
+
+def shown(row: TransferRow | None) -> str:
+    """Return a cell's accuracy with its interval."""
+    return "-" if row is None else str(row.accuracy)
 
 
 @final
