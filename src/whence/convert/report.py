@@ -6,6 +6,7 @@ from typing import final
 
 from whence.convert.change import Change
 from whence.convert.scales import LayerScale, diverging
+from whence.display import card, verbatim
 from whence.network import Homogeneity, OperationDegree
 
 __all__ = ["ConversionReport", "DivergenceWarning", "Refusal", "divergence_of", "refusals_in"]
@@ -111,6 +112,10 @@ class ConversionReport:
         if self.diverging:
             lines.append(self.divergence)
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show the report in a notebook."""
+        return card("Conversion", verbatim(self))
 
 
 def divergence_of(scales: Sequence[LayerScale]) -> str:

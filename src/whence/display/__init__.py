@@ -4,6 +4,7 @@ from whence.display.cells import cell_size, pool_map, stretch_map
 from whence.display.colour import diverging
 from whence.display.figure import Panel, figure_of_query
 from whence.display.heat import heat_png, heat_rgba, overlay, scale_png, symmetric_limit
+from whence.display.notebook import Html, card, facts, note, strip, table, verbatim
 from whence.display.picture import (
     data_uri,
     enlarge,
@@ -16,17 +17,21 @@ from whence.display.picture import (
 )
 
 __all__ = [
+    "Html",
     "Panel",
+    "card",
     "cell_size",
     "data_uri",
     "diverging",
     "enlarge",
+    "facts",
     "figure_of_query",
     "grey",
     "heat_png",
     "heat_rgba",
     "is_pixel_art",
     "jpeg_bytes",
+    "note",
     "overlay",
     "picture_uri",
     "png_bytes",
@@ -34,5 +39,8 @@ __all__ = [
     "scale_png",
     "shrink",
     "stretch_map",
+    "strip",
     "symmetric_limit",
+    "table",
+    "verbatim",
 ]

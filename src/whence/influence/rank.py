@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from whence.core import ImageData, Images, Progress, Target, check_images, silent
+from whence.display import card, facts, table
 from whence.errors import SettingError
 from whence.gradients import Recorder
 from whence.influence.batches import images_per_batch
@@ -36,6 +37,17 @@ class Ranking:
 
     indices: Tensor
     scores: Tensor
+
+    def _repr_html_(self) -> str:
+        """Show the ranking in a notebook: a row for each query, strongest first."""
+        rows = [
+            (query, *(f"{place}: {score:+.3g}" for place, score in zip(*row, strict=True)))
+            for query, row in enumerate(
+                zip(self.indices.tolist(), self.scores.tolist(), strict=True)
+            )
+        ]
+        head = ("query", *(str(rank + 1) for rank in range(self.indices.shape[1])))
+        return card("Ranking", table(head, rows, title="training image: score, by rank"))
 
 
 @final
@@ -148,6 +160,28 @@ class Influence:
             self,
             scores=self.scores @ rows.T,
             members=tuple(m.combined(rows) for m in self.members),
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the scores in a notebook: the strongest images for and against each query."""
+        count, queries = self.scores.shape
+        told = {
+            "training images": count,
+            "queries": queries,
+            "scorer": self.scorer,
+            "parameters": f"{self.coverage:.0%}",
+            "passes": self.passes,
+        }
+        sides = (("for", self.proponents(3)), ("against", self.opponents(3)))
+        rows = [
+            (query, side, *(f"{place}: {score:+.3g}" for place, score in zip(*found, strict=True)))
+            for query in range(queries)
+            for side, ranking in sides
+            for found in [(ranking.indices[query].tolist(), ranking.scores[query].tolist())]
+        ]
+        head = ("query", "speaks", *(str(rank + 1) for rank in range(min(3, count))))
+        return card(
+            "Influence", facts(told), table(head, rows, title="training image: score, by rank")
         )
 
     def proponents(self, k: int) -> Ranking:

@@ -18,6 +18,7 @@ from typing import final
 from torch.fx import Graph, GraphModule, Node
 
 from whence.core import Images
+from whence.display import card, verbatim
 from whence.network import rewrite
 from whence.network.certificate import Certificate, certificate, euler
 from whence.network.degrees import Constants, Offence, judge
@@ -174,6 +175,10 @@ class Homogeneity:
         if self.degree is not None:
             return f"Not an X-DNN: homogeneous of degree {self.degree:g}; an X-DNN has degree 1."
         return f"Not an X-DNN: {len(self.offenders)} operations break homogeneity."
+
+    def _repr_html_(self) -> str:
+        """Show the verdict in a notebook."""
+        return card("Homogeneity", verbatim(self))
 
     def balance(self, tested: Certificate) -> str:
         """Return what pixels and what offenders account for, in a line."""

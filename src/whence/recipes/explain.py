@@ -159,6 +159,10 @@ class Explanation:
         write_whole(path, self.png())
         return path
 
+    def _repr_html_(self) -> str:
+        """Show the explanation in a notebook."""
+        return self.record._repr_html_()
+
     def png(self) -> bytes:
         """Return the bytes of that figure."""
         record = self.record

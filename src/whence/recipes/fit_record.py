@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from whence.adapters.training import EpochRow
+from whence.display import card, facts, note, table
 from whence.errors import RecordError
 from whence.recipes.measure import CONTRASTS, Measured
 from whence.results.folder import write_whole
@@ -93,6 +94,22 @@ class FitRecord:
     notes: tuple[str, ...]
     seconds: float
     command: str = ""
+
+    def _repr_html_(self) -> str:
+        """Show the training in a notebook: what was compared, and before and after."""
+        return card(
+            "Training",
+            facts({"model": self.model, "trained on": self.data[0], "prior": self.prior}),
+            *(
+                table(rows[0], rows[1:], title=title)
+                for title, rows in (
+                    (f"Compared on {self.data[1]}", comparison(self)),
+                    (f"Before and after, on {self.data[2] or self.data[1]}", differences(self)),
+                    ("Accuracy as the contrast falls", curves(self)),
+                )
+            ),
+            *map(note, self.notes[:5]),
+        )
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON

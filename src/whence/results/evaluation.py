@@ -286,6 +286,14 @@ class EvaluationRecord:
         return card("Evaluation", *blocks, *map(note, self.notes[:5]))
 
 
+def short(score: ScoreRecord | None) -> str:
+    """Return a mean with its interval, and its verdict as a sign, for a table."""
+    if score is None or score.estimate is None:
+        return "\N{EN DASH}"
+    found, sign = score.estimate, {"better": " +", "worse": " -"}.get(score.verdict, "")
+    return f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]{sign}"
+
+
 def save_evaluation(record: EvaluationRecord, folder: str | Path) -> None:
     """Write ``evaluation.json`` and ``arrays.npz`` into a folder that exists.
 

@@ -93,14 +93,6 @@ def table_of(head: tuple[str, ...]) -> tuple[io.StringIO, Any]:
     return text, writer
 
 
-def short(score: ScoreRecord | None) -> str:
-    """Return a mean with its interval, and its verdict as a sign, for a table."""
-    if score is None or score.estimate is None:
-        return "\N{EN DASH}"
-    found, sign = score.estimate, {"better": " +", "worse": " -"}.get(score.verdict, "")
-    return f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]{sign}"
-
-
 def ends(estimate: EstimateRecord | None) -> tuple[str, str, str]:
     """Return mean and ends of an interval, empty if there is none."""
     if estimate is None:

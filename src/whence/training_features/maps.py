@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whence.attribution import Attribution, Gradient, InputXGradient, attribute
 from whence.core import Batch, ImageData, Method, ScalarFn
+from whence.display import Panel, card, strip
 from whence.errors import DataError, SettingError
 from whence.gradients import Recorder
 from whence.influence import Influence
@@ -51,6 +52,35 @@ class TrainingFeatures:
     def maps(self) -> Tensor:
         """Maps ``(b, h, w)`` as the reduction reads them, never rescaled."""
         return reduced(self.attribution.values, self.reduction)
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The training images with their maps, for figures; colours fill each image's own range."""
+        shown = self.images.detach().float().cpu()
+        shown = shown if shown.shape[1] in (1, 3) else shown.mean(dim=1, keepdim=True)
+        low, high = shown.amin(dim=(1, 2, 3), keepdim=True), shown.amax(dim=(1, 2, 3), keepdim=True)
+        pixels = (shown - low) / (high - low).clamp_min(torch.finfo(shown.dtype).tiny)
+        pictures = (pixels * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+        return tuple(
+            Panel(
+                picture=picture.permute(1, 2, 0).contiguous().numpy(),
+                values=values.detach().float().cpu().numpy(),
+                title=f"training image {index}",
+                note=f"labelled {label}, influence {score:+.3g}",
+            )
+            for picture, values, index, label, score in zip(
+                pictures,
+                self.maps,
+                self.indices.tolist(),
+                self.labels.tolist(),
+                self.attribution.explained.tolist(),
+                strict=True,
+            )
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the maps in a notebook."""
+        return card("Training features", strip(self.panels))
 
 
 @torch.inference_mode(mode=False)
