@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from whence.report import render_evaluation, write_evaluation
+from whence.report.evaluation_markdown import markdown_tables
 from whence.report.evaluation_plots import Axis, strips_svg
-from whence.report.evaluation_tables import markdown_tables, overtaken, summary_rows
+from whence.report.evaluation_tables import overtaken, summary_rows
 from whence.results import DatasetCard, ModelCard, RunCard
 from whence.results.evaluation import (
     AgreementRecord,

@@ -37,13 +37,9 @@ from whence.recipes.evaluate_record import recorded
 from whence.recipes.evaluate_study import Study
 from whence.recipes.load import spread
 from whence.report import write_evaluation
-from whence.report.evaluation_tables import markdown_tables
-from whence.results.evaluation import (
-    EvaluationRecord,
-    save_evaluation,
-    score_table,
-    values_table,
-)
+from whence.report.evaluation_markdown import markdown_tables
+from whence.results.evaluation import EvaluationRecord, save_evaluation
+from whence.results.evaluation_tables import comparison_table, score_table, values_table
 from whence.results.folder import write_whole
 
 __all__ = ["evaluate", "write_results"]
@@ -77,7 +73,8 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
 
     Methods explain the logit of a class; metrics of faithfulness look at its probability. Random,
     constant and edge maps stand in every table, and a method is called better than its metric's
-    control only where the bootstrap interval of the paired difference lies on one side of zero.
+    control, or than another method, only where the bootstrap interval of the paired difference
+    lies on one side of zero.
     What is undefined is counted with its reason, and what does not apply is said; neither stops
     the evaluation.
 
@@ -103,8 +100,8 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         count: At most so many images, spread over the data.
         batch_size: Images per cell.
         bootstrap: Confidence, draws and seed of the intervals.
-        out: A folder for ``report.html``, ``evaluation.json``, ``values.csv``, ``table.csv`` and
-            ``table.md``.
+        out: A folder for ``report.html``, ``evaluation.json``, ``values.csv``, ``table.csv``,
+            ``comparisons.csv`` and ``table.md``.
         resume: Go on with what is in ``out``.
         overwrite: Replace an earlier evaluation in ``out``.
         command: What to note as the command.
@@ -188,6 +185,7 @@ def write_results(record: EvaluationRecord, folder: Path) -> None:
     for name, text in (
         ("values.csv", values_table(record)),
         ("table.csv", score_table(record)),
+        ("comparisons.csv", comparison_table(record)),
         ("table.md", markdown_tables(record)),
     ):
         write_whole(folder / name, text.encode("utf-8", "backslashreplace"))

@@ -20,9 +20,11 @@ OURS = (
     "arrays.npz",
     "values.csv",
     "table.csv",
+    "comparisons.csv",
     "table.md",
     "report.html",
     "evaluate.toml",
+    "run.toml",
 )
 
 

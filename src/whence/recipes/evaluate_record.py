@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor
 from whence.core import logits_from
 from whence.errors import DataError
 from whence.evaluation.bootstrap import Bootstrap
-from whence.evaluation.mean import Estimate
 from whence.recipes.cards import class_names, dataset_card, model_card
+from whence.recipes.evaluate_compare import comparisons_of, estimate_record
 from whence.recipes.evaluate_folder import Cells
 from whence.recipes.evaluate_parts import Candidate, JudgedSubject, Question
 from whence.results import RunCard
 from whence.results.evaluation import (
     AgreementRecord,
+    ComparisonRecord,
     CurveRecord,
-    EstimateRecord,
     EvaluationRecord,
     JudgedMethod,
     JudgedMetric,
@@ -63,13 +64,18 @@ def recorded(
         raise DataError(msg)
     data = subjects[0].data
     labels = tuple(data.label(k) for k in indices)
-    scores = tuple(
-        score
-        for n, subject in enumerate(subjects)
-        for question in questions
-        if question.entry.form != "pair"
-        for score in scores_of(n, subject.name, question, candidates, cells, indices, bootstrap)
-    )
+    scores: list[ScoreRecord] = []
+    comparisons: list[ComparisonRecord] = []
+    for n, subject in enumerate(subjects):
+        for question in questions:
+            if question.entry.form == "pair":
+                continue
+            one = Asked(subject.name, question, candidates, bootstrap)
+            answers = [
+                gathered(n, c, question.name, cells, indices) for c in range(len(candidates))
+            ]
+            scores += one.scores(answers)
+            comparisons += one.comparisons(answers)
     return EvaluationRecord(
         networks=tuple(
             judged_network(subject, seen[n], labels, indices) for n, subject in enumerate(subjects)
@@ -81,11 +87,12 @@ def recorded(
             JudgedMethod(name=one.name, text=one.text, kind=one.kind) for one in candidates
         ),
         metrics=tuple(judged_metric(one) for one in questions),
-        scores=scores,
+        scores=tuple(scores),
         agreements=agreements_of(subjects, candidates, cells, indices, bootstrap),
         confidence=bootstrap.confidence,
         run=run,
-        notes=notes_on(subjects, candidates, scores, cells, bootstrap),
+        notes=notes_on(subjects, candidates, scores, comparisons, cells, bootstrap),
+        comparisons=tuple(comparisons),
     )
 
 
@@ -139,25 +146,42 @@ def judged_metric(question: Question) -> JudgedMetric:
     )
 
 
-def scores_of(
-    n: int,
-    network: str,
-    question: Question,
-    candidates: Sequence[Candidate],
-    cells: Cells,
-    indices: Sequence[int],
-    bootstrap: Bootstrap,
-) -> list[ScoreRecord]:
-    """Return what a metric says of every candidate on a network."""
-    answers = [gathered(n, c, question.name, cells, indices) for c in range(len(candidates))]
-    names = [one.name for one in candidates]
-    control = question.entry.control
-    beside = answers[names.index(control)].values if control in names else None
-    better = question.first.card.better
-    return [
-        one.scored(network, question.name, candidate, beside, better, bootstrap)
-        for one, candidate in zip(answers, candidates, strict=True)
-    ]
+@final
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A metric on a network, and how what it says of every candidate is read."""
+
+    network: str
+    question: Question
+    candidates: Sequence[Candidate]
+    bootstrap: Bootstrap
+
+    @property
+    def better(self) -> Literal["higher", "lower", "neither"]:
+        """Which direction is better."""
+        found: Literal["higher", "lower", "neither"] = self.question.first.card.better
+        return found
+
+    def scores(self, answers: Sequence["Gathered"]) -> list[ScoreRecord]:
+        """Return the score of every candidate."""
+        names = [one.name for one in self.candidates]
+        control = self.question.entry.control
+        beside = answers[names.index(control)].values if control in names else None
+        return [
+            one.scored(
+                self.network, self.question.name, candidate, beside, self.better, self.bootstrap
+            )
+            for one, candidate in zip(answers, self.candidates, strict=True)
+        ]
+
+    def comparisons(self, answers: Sequence["Gathered"]) -> list[ComparisonRecord]:
+        """Return every two methods, or maps, that have values, against each other."""
+        values = {
+            candidate.name: one.values
+            for one, candidate in zip(answers, self.candidates, strict=True)
+            if candidate.kind != "control" and not one.refused
+        }
+        return comparisons_of(self.network, self.question.name, values, self.better, self.bootstrap)
 
 
 class Gathered:
@@ -254,13 +278,6 @@ def gathered(n: int, c: int, metric: str, cells: Cells, indices: Sequence[int]) 
     return found
 
 
-def estimate_record(found: Estimate | None) -> EstimateRecord | None:
-    """Return an estimate as plain values."""
-    if found is None:
-        return None
-    return EstimateRecord(mean=found.mean, low=found.low, high=found.high, count=found.count)
-
-
 def agreements_of(
     subjects: Sequence[JudgedSubject],
     candidates: Sequence[Candidate],
@@ -300,19 +317,26 @@ def notes_on(
     subjects: Sequence[JudgedSubject],
     candidates: Sequence[Candidate],
     scores: Sequence[ScoreRecord],
+    comparisons: Sequence[ComparisonRecord],
     cells: Cells,
     bootstrap: Bootstrap,
 ) -> tuple[str, ...]:
     """Return what a reader must know to judge the result."""
     notes = []
-    compared = sum(one.difference is not None for one in scores)
-    if compared:
-        level = 1 - bootstrap.confidence
-        notes.append(
-            f"{compared} differences to a control are tested at "
-            f"{100 * bootstrap.confidence:g} % each; if none were real, about "
-            f"{level * compared:.1f} claims would still be made."
-        )
+    tested: dict[str, Sequence[ScoreRecord | ComparisonRecord]] = {
+        "to a control": scores,
+        "between two methods": comparisons,
+    }
+    for what, those in tested.items():
+        compared = sum(one.difference is not None for one in those)
+        claims = sum(one.verdict in ("better", "worse") for one in those)
+        if compared:
+            chance = (1 - bootstrap.confidence) * compared
+            notes.append(
+                f"{compared} differences {what} are tested at {100 * bootstrap.confidence:g} % "
+                f"each, and {claims} are claims; if none were real, about {chance:.1f} would "
+                f"still be."
+            )
     for n, subject in enumerate(subjects):
         for c, candidate in enumerate(candidates):
             if candidate.kind == "control":

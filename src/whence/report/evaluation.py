@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from whence.report import words
+from whence.report.evaluation_pairs import PairRow, difference_rows, pair_rows
 from whence.report.evaluation_plots import curve_svg, strips_svg
 from whence.report.evaluation_tables import (
     agreement_rows,
@@ -69,6 +70,7 @@ class MetricView:
     strips: Markup
     curves: tuple[tuple[str, str, Markup], ...]
     rows: tuple[tuple[str, ...], ...]
+    pairs: tuple[tuple[str, ...], ...]
 
 
 @final
@@ -80,6 +82,7 @@ class NetworkView:
     head: tuple[str, ...]
     rows: tuple[HeatRow, ...]
     claims: dict[str, int]
+    pairs: tuple[PairRow, ...]
 
 
 def write_evaluation(record: EvaluationRecord, path: str | Path) -> None:
@@ -132,7 +135,13 @@ def network_view(
         cells = tuple(heat_cell(one, ranks[one.metric]) for one in scores)
         rows.append(HeatRow(name=method.name, kind=method.kind, text=method.text, cells=cells))
     head = tuple(title(one) for one in metrics)
-    return NetworkView(network=network, head=head, rows=tuple(rows), claims=claims)
+    return NetworkView(
+        network=network,
+        head=head,
+        rows=tuple(rows),
+        claims=claims,
+        pairs=pair_rows(record, network.name),
+    )
 
 
 def heat_cell(score: ScoreRecord, ranks: dict[str, float]) -> HeatCell:
@@ -182,6 +191,7 @@ def metric_view(
             )
             for one in ordered
         ),
+        pairs=difference_rows(record, network.name, metric.name),
     )
 
 

@@ -1,11 +1,19 @@
-"""An evaluation as tables of text: for a terminal and for Markdown. Needs no torch."""
+"""An evaluation as rows of text, for a terminal, a page and Markdown. Needs no torch."""
 
 import math
 
 from whence.results.evaluation import EstimateRecord, EvaluationRecord, JudgedMetric, ScoreRecord
-from whence.results.transfer_tables import markdown
 
-__all__ = ["MARKS", "agreement_rows", "markdown_tables", "short_number", "summary_rows"]
+__all__ = [
+    "MARKS",
+    "agreement_rows",
+    "interval",
+    "overtaken",
+    "refusals",
+    "short_number",
+    "summary_rows",
+    "title",
+]
 
 MARKS = {
     "better": "+",
@@ -15,12 +23,6 @@ MARKS = {
     "not applicable": "n/a",
 }
 """One character for each verdict."""
-
-LEGEND = (
-    "`+` better than the metric's control, `-` worse, `?` no claim: the interval of the paired "
-    "difference covers 0, or there are too few images, or no control or direction; `n/a` not "
-    "applicable. Brackets: {:.0%} bootstrap intervals over images."
-)
 
 
 def short_number(value: float) -> str:
@@ -129,30 +131,3 @@ def overtaken(record: EvaluationRecord) -> list[str]:
                         f"{metric.name} on {network.name}: {name} ranks above {', '.join(below)}."
                     )
     return lines
-
-
-def markdown_tables(record: EvaluationRecord) -> str:
-    """Return the evaluation as Markdown."""
-    parts = [
-        f"# Evaluation on {record.data.name}",
-        f"{len(record.images)} images. {LEGEND.format(record.confidence)}",
-    ]
-    for network in record.networks:
-        accuracy = "" if network.accuracy is None else f", accuracy {network.accuracy:.1%}"
-        parts.append(f"## {network.name}{accuracy}")
-        parts.append(markdown(*summary_rows(record, network.name, ends=True)))
-    if record.agreements:
-        parts += [
-            "## Agreement between maps",
-            markdown(("metric", "first", "second", "mean"), agreement_rows(record)),
-        ]
-    notes = [*record.notes, *overtaken(record), *refusals(record)]
-    if notes:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
-    metrics = [
-        (one.name, one.says, one.better, one.control, one.chance, one.reference)
-        for one in record.metrics
-    ]
-    head = ("metric", "measures", "better", "control", "chance", "reference")
-    parts += ["## Metrics", markdown(head, metrics)]
-    return "\n\n".join(parts) + "\n"
