@@ -111,7 +111,7 @@ $(BASE): .venv/.made pyproject.toml constraints.txt
 
 $(FULL): .venv/.made pyproject.toml constraints.txt
 	@rm -f $@
-	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers,superpixels,fit,parity]'
+	$(INSTALL) --quiet --editable '.[dev,torchvision,timm,transformers,superpixels,fit,figures,notebook,parity]'
 	@touch $@ $(BASE)
 
 $(BENCH): $(FULL)
