@@ -1,0 +1,156 @@
+"""Records show themselves in a notebook: what they hold is there, and it stays small."""
+
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from whence.results import DatasetCard
+from whence.results.evaluation import (
+    EstimateRecord,
+    EvaluationRecord,
+    JudgedMethod,
+    JudgedMetric,
+    JudgedNetwork,
+    ScoreRecord,
+)
+from whence.results.transfer import (
+    IntervalRecord,
+    TransferMethod,
+    TransferNetworkCard,
+    TransferRecord,
+    TransferRow,
+)
+
+EVIL = "<script>alert(1)</script>"
+BOUND = 400_000
+
+
+@pytest.fixture(scope="session")
+def page():
+    path = Path(__file__).parents[1] / "display" / "test_notebook.py"
+    spec = spec_from_file_location("notebook_page", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Page
+
+
+def test_an_audit_shows_what_is_suspicious_and_three_predictions(fakes, page):
+    audit = fakes.fake_audit(queries=5)
+    shown = page(audit._repr_html_())
+    assert "test accuracy 91.2%" in shown.words
+    assert "and 2 more images" in shown.words
+    region, suspect = audit.regions[0], audit.suspect_labels[0]
+    assert f"{region.mass:.3g}" in shown.words
+    assert suspect.name in shown.words
+    assert audit.queries[0].name in shown.words
+    score = audit.queries[0].proponents[0].score
+    assert f"{score:+.3g}" in shown.words
+
+
+def test_an_audit_of_500_images_with_evil_names_is_small_and_harmless(fakes, page):
+    audit = fakes.fake_audit(queries=6)
+    many = [replace(audit.queries[at % 6], name=f"{EVIL}{at}") for at in range(500)]
+    model = replace(audit.model, name=EVIL, classes=(EVIL,) * len(audit.model.classes))
+    suspects = tuple(replace(audit.suspect_labels[0], name=EVIL) for _ in range(500))
+    audit = replace(
+        audit, model=model, queries=tuple(many), suspect_labels=suspects, notes=(EVIL,) * 500
+    )
+    text = audit._repr_html_()
+    assert len(text) < BOUND
+    assert "script" not in page(text).tags
+
+
+def test_an_explanation_shows_class_confidence_and_gap(fakes, page):
+    record = fakes.fake_explanation(3)
+    shown = page(record._repr_html_())
+    assert shown.tags.count("img") == 6
+    for prediction, confidence in zip(record.predictions, record.confidences, strict=True):
+        assert f"{record.model.classes[prediction]}{100 * confidence:.1f} %" in shown.words
+    assert record.maps[0].method.partition("(")[0] in shown.words
+
+
+def test_an_explanation_of_500_photographs_is_small(fakes, page):
+    one = fakes.fake_explanation(1)
+    many = {
+        name: getattr(one, name) * 500
+        for name in ("names", "predictions", "confidences", "pictures", "maps")
+    }
+    text = replace(one, **many)._repr_html_()
+    assert len(text) < BOUND
+    assert "and 488 more images" in page(text).words
+
+
+def test_an_explanation_of_nothing_shows_nothing(fakes, page):
+    one = fakes.fake_explanation(1)
+    empty = replace(one, names=(), predictions=(), confidences=(), pictures=(), maps=())
+    assert "Explanation" in page(empty._repr_html_()).words
+
+
+def evaluation(fakes, verdict="better"):
+    audit = fakes.fake_audit(queries=1)
+    found = EstimateRecord(mean=0.5, low=0.25, high=0.75, count=8)
+    return EvaluationRecord(
+        networks=(JudgedNetwork(name="small", card=audit.model, accuracy=0.9),),
+        data=DatasetCard(name=EVIL, count=8, fingerprint=""),
+        images=tuple("abcdefgh"),
+        labels=(0,) * 8,
+        methods=(
+            JudgedMethod(name="gradient", text="Gradient()", kind="method"),
+            JudgedMethod(name="random-map", text="", kind="control"),
+        ),
+        metrics=(
+            JudgedMetric(
+                name="insertion", text="", form="area", group="faithfulness", says="",
+                better="higher",
+                low=0, high=1, chance="", reference="", reads="", control="random-map",
+            ),
+        ),
+        scores=(
+            ScoreRecord(
+                network="small", metric="insertion", method="gradient", values=fakes.np.zeros(8),
+                estimate=found, difference=found, verdict=verdict, reason="",
+            ),
+        ),
+        agreements=(),
+        confidence=0.95,
+        run=audit.run,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("verdict", "sign"), [("better", " +"), ("worse", " -"), ("no claim", "")])
+def test_an_evaluation_shows_means_intervals_and_verdicts(fakes, page, verdict, sign):
+    shown = page(evaluation(fakes, verdict)._repr_html_())
+    assert f"gradient0.5 [0.25, 0.75]{sign}random-map (control)\N{EN DASH}" in shown.words
+    assert "script" not in shown.tags
+
+
+def test_a_study_of_transfer_shows_its_cube(fakes, page):
+    audit = fakes.fake_audit(queries=1)
+    about = IntervalRecord(value=0.875, low=0.75, high=0.9)
+    names = ("a", "b")
+    record = TransferRecord(
+        networks=tuple(
+            TransferNetworkCard(
+                name=n, family="convolutional", model=audit.model, size=(8, 8), right=7, count=8
+            )
+            for n in names
+        ),
+        methods=(TransferMethod(name=EVIL, settings="", scale="", blank={}, coverage={}),),
+        masks=("soft",),
+        fills=("black",),
+        target="label",
+        data=audit.test,
+        rows=(
+            TransferRow(
+                generator="a", evaluator="b", method=EVIL, shown="features", mask="soft",
+                fill="black", count=8, accuracy=about, probability=about, agreement=about,
+                kept=about, of_original=about,
+            ),
+        ),
+        run=audit.run,
+    )  # fmt: skip
+    shown = page(record._repr_html_())
+    assert "maps ofaba-0.875 [0.750, 0.900]b--" in shown.words
+    assert "script" not in shown.tags
