@@ -6,12 +6,25 @@ import json
 import logging
 import socket
 import threading
+from contextlib import contextmanager
 
 import pytest
 
 from whence.errors import OutputError, RecordError
 from whence.results import load_audit, new_folder, save_audit, save_explanation
 from whence.viewer import get, make_server, serve
+from whence.viewer.server import bind
+
+
+@contextmanager
+def running(server):
+    """The address of a server, which runs in a thread meanwhile."""
+    with bind(0) as place:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+        thread.start()
+        yield place.getsockname()
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
@@ -24,18 +37,15 @@ def folder(fakes, tmp_path):
 
 @pytest.fixture
 def address(folder):
-    server = make_server(folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_address
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(make_server(folder)) as found:
+        yield found
 
 
-def ask(address, path, method="GET", host=None):
+def ask(address, path, method="GET", host=None, origin=None):
     connection = http.client.HTTPConnection(*address, timeout=30)
     headers = {"Host": host} if host is not None else {}
+    if origin is not None:
+        headers["Origin"] = origin
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
     body = response.read()
@@ -73,7 +83,6 @@ def test_the_machine_readable_files_are_served(folder):
     "path",
     [
         "/notes.txt",
-        "/arrays.npz",
         "/../secret.txt",
         "/..%2fsecret.txt",
         "/%2e%2e/secret.txt",
@@ -155,7 +164,16 @@ def test_head_tells_the_length_without_the_content(address):
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_nothing_can_be_written(address, method):
     response, _ = ask(address, "/audit.json", method=method)
-    assert response.status == 501
+    assert response.status == 403
+    origin = f"http://127.0.0.1:{address[1]}"
+    response, _ = ask(address, "/audit.json", method=method, origin=origin)
+    assert response.status == 405
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", ""])
+def test_what_was_not_sent_by_its_own_page_is_refused(address, origin):
+    response, _ = ask(address, "/", method="POST", origin=origin)
+    assert response.status == 403
 
 
 def test_the_server_is_quiet_on_the_terminal(address, capfd, caplog):
@@ -165,27 +183,77 @@ def test_the_server_is_quiet_on_the_terminal(address, capfd, caplog):
 
 
 def test_a_folder_without_a_result_is_refused_at_once(tmp_path):
-    with pytest.raises(RecordError, match=r"audit\.json does not exist"):
+    with pytest.raises(RecordError, match="holds no result"):
         make_server(tmp_path)
 
 
 def test_a_taken_port_is_named(folder, address):
     with pytest.raises(OutputError, match=f"Port {address[1]}"):
-        make_server(folder, address[1])
+        serve(folder, address[1])
     with pytest.raises(OutputError, match="Port 99999"):
-        make_server(folder, 99999)
+        serve(folder, 99999)
 
 
 def test_serving_tells_its_address_and_ends_with_ctrl_c(folder, monkeypatch):
     told = []
 
-    def interrupted(server, poll_interval=0.5):
+    def interrupted(server, sockets=None):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
     serve(folder, 0, ready=told.append)
     (url,) = told
     assert url.startswith("http://127.0.0.1:")
     port = int(url.rstrip("/").rpartition(":")[2])
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_figures_and_tables_are_served(folder):
+    assert get(folder, "/figures/image-1.png").body.startswith(b"\x89PNG")
+    assert get(folder, "/figures/image-2.png").status == 404
+    assert get(folder, "/figures/image-0.png").status == 404
+    assert get(folder, "/arrays.npz").body == (folder / "arrays.npz").read_bytes()
+    assert get(folder, "/suspects.csv").body == (folder / "suspects.csv").read_bytes()
+    assert get(folder, "/removal.csv").status == 404
+
+
+def test_a_training_and_an_index_have_pages_of_their_facts(tmp_path):
+    document = {
+        "whence": "fit",
+        "model": "a <b>net</b>",
+        "rows": [{"name": "no prior", "weight": 0.0}, {"name": "weight 1", "weight": 1.0}],
+        "after": {"accuracy": 0.9125},
+        "notes": ["something <i>odd</i>"],
+    }
+    (tmp_path / "fit.json").write_text(json.dumps(document), "utf-8")
+    page = get(tmp_path, "/").body.decode()
+    assert "a &lt;b&gt;net&lt;/b&gt;" in page
+    assert "something &lt;i&gt;odd&lt;/i&gt;" in page
+    assert "<td>weight 1</td>" in page
+    assert "0.9125" in page
+    (tmp_path / "fit.json").write_text("{", "utf-8")
+    assert get(tmp_path, "/").status == 500
+
+
+def test_a_browser_gets_errors_as_pages(address):
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    connection.request("GET", "/<script>", headers={"Accept": "text/html"})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    assert response.status == 404
+    assert response.getheader("Content-Type").startswith("text/html")
+    assert b"Nothing here" in body
+    assert b"<script>alert" not in body
+
+
+def test_every_answer_says_what_its_page_may_do(address):
+    for path in ("/", "/audit.json", "/nothing"):
+        response, _ = ask(address, path)
+        policy = response.getheader("Content-Security-Policy")
+        assert policy.startswith("default-src 'none'")
+        assert "frame-ancestors 'none'" in policy
+        assert response.getheader("Referrer-Policy") == "same-origin"
+    response, _ = ask(address, "/audit.json", host="evil.example")
+    assert response.getheader("X-Frame-Options") == "DENY"

@@ -19,7 +19,10 @@ def view(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="What an audit or an explanation wrote.", show_default=False
+            metavar="FOLDER",
+            help="What a command wrote: an audit, an explanation, an evaluation, a study of "
+            "transfer, a training, an index.",
+            show_default=False,
         ),
     ],
     port: Annotated[
@@ -29,7 +32,7 @@ def view(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Print one page (/, /audit.json, /influences.csv) and end; needs no port.",
+            help="Print one page (/, /audit.json, /figures/image-1.png) and end; needs no port.",
             show_default=False,
         ),
     ] = None,

@@ -7,11 +7,15 @@ from whence.report.page import (
     write_explanation,
     write_report,
 )
+from whence.report.shell import Bar, page_policy, render
 from whence.report.strip import figure_png
 from whence.report.transfer import render_transfer, write_transfer
 
 __all__ = [
+    "Bar",
     "figure_png",
+    "page_policy",
+    "render",
     "render_evaluation",
     "render_explanation",
     "render_report",

@@ -1,18 +1,12 @@
 """Records as pages: the template filled in, with style and script inside."""
 
-import base64
-import hashlib
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from whence.display import data_uri, scale_png
-from whence.report import words
 from whence.report.explanation import explanation_views
 from whence.report.findings import group_views, harmful_views, removal_view
+from whence.report.shell import Bar, render
 from whence.report.shots import PERCENTILE, Album
 from whence.report.views import audit_views
 from whence.results.check import check_audit, check_explanation
@@ -20,8 +14,6 @@ from whence.results.folder import write_whole
 from whence.results.records import AuditRecord, ExplanationRecord, ModelCard, RunCard
 
 __all__ = ["render_explanation", "render_report", "write_explanation", "write_report"]
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(record: AuditRecord, path: str | Path) -> None:
@@ -52,15 +44,19 @@ def write_explanation(record: ExplanationRecord, path: str | Path) -> None:
     write_whole(Path(path), _encoded(render_explanation(record)))
 
 
-def render_report(record: AuditRecord) -> str:
+def render_report(record: AuditRecord, *, bar: Bar | None = None) -> str:
     """An audit as the text of one HTML page.
+
+    Args:
+        record: What the audit found.
+        bar: The viewer's links, if it is shown there.
 
     Raises:
         RecordError: The record is inconsistent.
     """
     check_audit(record)
     queries, regions, suspects = audit_views(record)
-    return _render(
+    return render(
         "audit.html.j2",
         {
             "record": record,
@@ -86,18 +82,23 @@ def render_report(record: AuditRecord) -> str:
             ),
             **_cards(record.model, record.run),
         },
+        bar=bar,
     )
 
 
-def render_explanation(record: ExplanationRecord) -> str:
+def render_explanation(record: ExplanationRecord, *, bar: Bar | None = None) -> str:
     """An explanation as the text of one HTML page.
+
+    Args:
+        record: The explained images.
+        bar: The viewer's links, if it is shown there.
 
     Raises:
         RecordError: The record is inconsistent.
     """
     check_explanation(record)
     views = explanation_views(record)
-    return _render(
+    return render(
         "explanation.html.j2",
         {
             "queries": views,
@@ -105,6 +106,7 @@ def render_explanation(record: ExplanationRecord) -> str:
             "methods": _unmentioned(record.run, [one.method for one in record.maps]),
             **_cards(record.model, record.run),
         },
+        bar=bar,
     )
 
 
@@ -115,52 +117,6 @@ def _cards(model: ModelCard, run: RunCard) -> dict[str, Any]:
 def _unmentioned(run: RunCard, methods: Iterable[str]) -> list[str]:
     """The methods in full, each once, unless the settings hold them already."""
     return [one for one in dict.fromkeys(methods) if one not in run.settings.values()]
-
-
-def _render(template: str, values: dict[str, Any]) -> str:
-    return _environment().get_template(template).render(values)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (_TEMPLATES / "style.css").read_text("utf-8")
-    script = (_TEMPLATES / "script.js").read_text("utf-8")
-    environment.globals |= {
-        "style": style,
-        "script": script,
-        "policy": _policy(style, script),
-        "scale": data_uri(scale_png()),
-        "number": words.number,
-        "percent": words.percent,
-        "thousands": words.thousands,
-        "counted": words.counted,
-        "duration": words.duration,
-        "moment": words.moment,
-        "brief_name": words.brief_name,
-        "short": words.short,
-        "shortened": words.shortened,
-        "setting": words.setting,
-    }
-    return environment
-
-
-def _policy(style: str, script: str) -> str:
-    """What the page may do: show pictures that it holds, and run this style and script only."""
-    allowed = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (style, script)
-    ]
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{allowed[0]}'; "
-        f"script-src 'sha256-{allowed[1]}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _encoded(page: str) -> bytes:

@@ -1,19 +1,23 @@
 """A small server for this machine only."""
 
 import logging
+import socket
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import final
+
+import uvicorn
 
 from whence.errors import OutputError
-from whence.results import load_audit, load_explanation
-from whence.viewer.pages import Answer, get
+from whence.viewer.app import make_app
+from whence.viewer.guard import HOST
+from whence.viewer.kinds import check
 
-__all__ = ["make_server", "serve"]
+__all__ = ["bind", "make_server", "serve"]
 
-_HOST = "127.0.0.1"
 _LOG = logging.getLogger(__name__)
+
+GRACE = 2
+"""Seconds that open connections get when the viewer ends."""
 
 
 def serve(
@@ -22,7 +26,7 @@ def serve(
     """Show a result folder at ``http://127.0.0.1:PORT/`` until Ctrl-C.
 
     Args:
-        folder: A folder that an audit or an explanation wrote.
+        folder: What a command of whence wrote.
         port: 0 takes any free one.
         ready: Called once with the address, when requests are answered.
 
@@ -30,79 +34,52 @@ def serve(
         RecordError: The folder holds no result that can be read.
         OutputError: The port is taken.
     """
-    with make_server(folder, port) as server:
+    server = make_server(folder)
+    with bind(port) as place:
         if ready is not None:
-            ready(f"http://{_HOST}:{server.server_port}/")
+            ready(f"http://{HOST}:{place.getsockname()[1]}/")
         try:
-            server.serve_forever()
+            server.run(sockets=[place])
         except KeyboardInterrupt:
             _LOG.info("stopped")
 
 
-def make_server(folder: str | Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server that is bound to 127.0.0.1 but does not run yet.
-
-    Args:
-        folder: A folder that an audit or an explanation wrote.
-        port: 0 takes any free one.
+def make_server(folder: str | Path) -> uvicorn.Server:
+    """Return the server of a result folder; it runs on the sockets that it is given.
 
     Raises:
         RecordError: The folder holds no result that can be read.
-        OutputError: The port is taken.
     """
     place = Path(folder).resolve()
-    if (place / "explanation.json").exists() and not (place / "audit.json").exists():
-        load_explanation(place)
-    else:
-        load_audit(place)
+    check(place)
+    settings = uvicorn.Config(
+        make_app(place),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return uvicorn.Server(settings)
 
-    @final
-    class Handler(_Handler):
-        result = place
 
+def bind(port: int) -> socket.socket:
+    """Return a socket that listens on this machine alone.
+
+    Raises:
+        OutputError: The port is taken, or there is none of that number.
+    """
+    place = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return ThreadingHTTPServer((_HOST, port), Handler)
+        place.bind((HOST, port))
+        place.listen(64)
     except (OSError, OverflowError) as error:
-        msg = f"Port {port} of {_HOST} cannot be used: {error}. Give another, or 0 for any."
+        place.close()
+        msg = f"Port {port} of {HOST} cannot be used: {error}. Give another, or 0 for any."
         raise OutputError(msg) from error
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD from one result folder."""
-
-    result: Path
-    server_version = "whence"
-    sys_version = ""
-    timeout = 30
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        _LOG.debug(format, *args)
-
-    def _answer(self, *, with_body: bool) -> None:
-        answer = get(self.result, self.path) if self._is_local() else _FOREIGN
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Referrer-Policy", "no-referrer")
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if with_body:
-            self.wfile.write(answer.body)
-
-    def _is_local(self) -> bool:
-        """Whether the request names this machine; a foreign page cannot pose as it by DNS."""
-        host = self.headers.get("Host", "")
-        name, _, port = host.rpartition(":")
-        return name in (_HOST, "localhost") and port == str(self.connection.getsockname()[1])
-
-
-_FOREIGN = Answer(403, "text/plain; charset=utf-8", b"This viewer answers this machine only.\n")
+    return place
