@@ -19,6 +19,16 @@ def test_spearman_is_scipys_with_and_without_ties(seed, levels):
             assert found[row].item() == pytest.approx(spearmanr(one, two).statistic, abs=1e-12)
 
 
+@given(st.integers(0, 10_000), st.booleans())
+def test_property_50_a_map_agrees_with_itself_and_its_rescaling(seed, absolute):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(-9, 9, (4, 2, 5, 6), generator=generator).double()
+    metric = Spearman(absolute=absolute)
+    ones = torch.ones(4, dtype=torch.float64)
+    torch.testing.assert_close(metric(values, values), ones)
+    torch.testing.assert_close(metric(values, 2**-30 * values), ones)
+
+
 def test_spearman_sees_signs_unless_told_otherwise():
     values = torch.arange(1.0, 10).view(1, 1, 3, 3)
     assert Spearman()(values, -values).item() == pytest.approx(-1)

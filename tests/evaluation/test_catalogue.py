@@ -4,7 +4,7 @@ from torch import nn
 
 from whence.core import Colour, Logit, ModelScalar, Normalisation, Probability
 from whence.errors import SettingError
-from whence.evaluation import IROF, Deletion, Hit, NoisyLinear, Squares
+from whence.evaluation import IROF, Deletion, Hit, Mean, NoisyLinear, Squares
 from whence.evaluation.catalogue import METRICS, metric_named, metric_settings
 from whence.evaluation.controls import RandomMap
 
@@ -29,7 +29,7 @@ def called(name, setting):
     reads = {"probability": Probability, "value": Probability, "hit": Hit, "explained": Logit}
     f = ModelScalar(model, reads[entry.reads](classes))
     values = RandomMap()(f, images)
-    masks = torch.zeros(3, 1, 24, 24)
+    masks = torch.zeros(len(images), 1, 24, 24)
     masks[:, :, 4:12, 4:12] = 1
     method = RandomMap()
     if entry.form == "sanity":
@@ -52,6 +52,24 @@ def test_every_metric_can_be_called_as_its_form_says(name, setting):
     card = metric_named(name).card
     assert (found >= card.low - 1e-6).all()
     assert (found <= card.high + 1e-6).all()
+
+
+def part(setting, rows):
+    model, images, classes = setting
+    return model, images[rows], classes[rows]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_whole_of_every_metric_is_the_merger_of_its_parts(name, setting):
+    every = torch.arange(3)
+    whole, left, right = (Mean(draws=20) for _ in range(3))
+    whole.update(every, called(name, setting))
+    left.update(every[:2], called(name, part(setting, every[:2])))
+    right.update(every[2:], called(name, part(setting, every[2:])))
+    merged, found = left.merge(right).result(), whole.result()
+    assert merged.count == found.count == 3
+    for one, other in ((merged.mean, found.mean), (merged.low, found.low)):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", METRICS)

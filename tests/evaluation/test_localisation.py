@@ -62,6 +62,16 @@ def test_the_pointing_game_s_tolerance_widens_the_mask():
     assert PointingGame(tolerance=1)(values, masks).tolist() == [1, 0]
 
 
+def test_property_49_a_uniform_map_has_the_objects_area_as_its_mass_and_energy(generator):
+    masks = torch.rand(6, 1, 7, 5, generator=generator) < 0.3
+    areas = masks.double().mean(dim=(1, 2, 3))
+    for level in (1.0, 1e-20, 3e6):
+        uniform = torch.full((6, 1, 7, 5), level, dtype=torch.float64)
+        torch.testing.assert_close(RelevanceMass()(uniform, masks), areas)
+        corrected = EnergyPointing()(uniform, masks)  # the energy over the share of the mask
+        torch.testing.assert_close(corrected * areas, areas)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_constant_map_gets_the_chance_level_of_the_card(metric, generator):
     masks = torch.rand(6, 1, 7, 5, generator=generator) < 0.3

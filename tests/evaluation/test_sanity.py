@@ -105,7 +105,7 @@ def test_every_number_of_a_vision_transformer_is_redrawn(model, images, order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_map_of_the_image_alone_stays_at_every_stage_and_the_gradient_does_not(
+def test_property_50_a_map_of_the_image_alone_stays_at_every_stage_and_the_gradient_does_not(
     model, images, order
 ):
     check = ParameterRandomisation(order=order)
@@ -116,7 +116,7 @@ def test_a_map_of_the_image_alone_stays_at_every_stage_and_the_gradient_does_not
     assert check(model, images, logit(1), Gradient()).score.max().item() < 0.9
 
 
-def test_pure_noise_forgets_at_every_stage(model, images):
+def test_property_50_pure_noise_forgets_at_every_stage(model, images):
     made = ParameterRandomisation()(model, images, logit(1), RedrawnMap())
     assert made.correlations.abs().max().item() < 0.3
     assert made.correlations.mean().abs().item() < 0.05
