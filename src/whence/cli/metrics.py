@@ -20,9 +20,9 @@ def metrics(
 ) -> None:
     """List the metrics of `whence evaluate` with direction, range, chance and reference."""
     del verbose
-    from whence.evaluation.catalogue import METRICS, metric_settings
+    from whence.evaluation.catalogue import METRICS, TRAINED, metric_settings
 
-    chosen = tuple(METRICS) if name is None else (name,)
+    chosen = (*METRICS, *TRAINED) if name is None else (name,)
     found = {one: {**card(one), "settings": metric_settings(one)} for one in chosen}
     if as_json:
         listed = [{"name": key, **value} for key, value in found.items()]
@@ -65,10 +65,10 @@ def card(name: str) -> dict[str, Any]:
     """
     from dataclasses import asdict
 
-    from whence.evaluation.catalogue import METRICS, metric_named
+    from whence.evaluation.catalogue import entry_named, metric_named
 
     made = asdict(metric_named(name).card)
-    entry = METRICS[name]
+    entry = entry_named(name)
     return {
         "group": entry.group,
         "form": entry.form,

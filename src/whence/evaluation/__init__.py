@@ -69,6 +69,7 @@ from whence.evaluation.mosaics import Focus, Mosaics, mosaics
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import Cascade, ParameterRandomisation
+from whence.evaluation.retraining import Retraining
 from whence.evaluation.retrieval import (
     Cardinality,
     IdenticalClass,
@@ -205,6 +206,7 @@ __all__ = [
     "RelevanceMass",
     "RelevanceRank",
     "RemovedSquares",
+    "Retraining",
     "ScoreRandomisation",
     "SeedCeiling",
     "Segments",

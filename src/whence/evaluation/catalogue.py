@@ -22,6 +22,7 @@ from whence.evaluation.correlation import (
     MonotonicityCorrelation,
     SensitivityN,
 )
+from whence.evaluation.data_randomisation import DataRandomisation
 from whence.evaluation.faithfulness import Deletion, Insertion
 from whence.evaluation.gap import CompletenessGap
 from whence.evaluation.idsds import IDSDS
@@ -41,6 +42,7 @@ from whence.evaluation.mosaics import Focus
 from whence.evaluation.perturbation import IROF, ROAD, SRG, PixelFlipping, RegionPerturbation
 from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import ParameterRandomisation
+from whence.evaluation.retraining import Retraining
 from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
 from whence.evaluation.settings import (
     SegmentsNamed,
@@ -56,9 +58,16 @@ from whence.evaluation.ssim import SSIM
 from whence.evaluation.steps import Squares
 from whence.evaluation.top_agreement import TopAgreement
 
-__all__ = ["METRICS", "MetricEntry", "metric_named", "metric_settings"]
+__all__ = [
+    "METRICS",
+    "TRAINED",
+    "MetricEntry",
+    "entry_named",
+    "metric_named",
+    "metric_settings",
+]
 
-Form = Literal["function", "map", "mask", "pair", "method", "sanity"]
+Form = Literal["function", "map", "mask", "pair", "method", "sanity", "retraining"]
 Reads = Literal["value", "probability", "hit", "explained"]
 Against = Literal["random-map", "constant-map", "edge-map", "none"]
 
@@ -72,7 +81,8 @@ class MetricEntry:
         make: Makes the metric with its default settings.
         form: How it is called: with a ``function`` of images, with the ``map`` alone, with a
             ``mask`` of the object, with the maps of another method (``pair``), with the
-            ``method`` (on changed images), or with model and method (``sanity``).
+            ``method`` (on changed images), with model and method (``sanity``), or with networks
+            that are trained again on changed images (``retraining``).
         group: What it asks of a map.
         says: What it measures, in a few words.
         reads: Which number the function is: the ``value`` that the user chose, always the
@@ -99,6 +109,7 @@ class MetricEntry:
             "pair": "the maps of another method or network",
             "method": "a network and the method",
             "sanity": "a network and the method",
+            "retraining": "a network, the method and training images",
         }[self.form]
 
 
@@ -308,7 +319,22 @@ METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "random-logit": sane(RandomLogit, "likeness to the map of another class"),
     }
 )
-"""Every metric that has a name on the command line."""
+"""Every metric of one network, by its name on the command line."""
+
+TRAINED: Final[Mapping[str, MetricEntry]] = MappingProxyType(
+    {
+        "data-randomisation": sane(
+            DataRandomisation, "likeness to the map of a network that learned permuted labels"
+        ),
+        "roar": MetricEntry(
+            make=Retraining,
+            form="retraining",
+            group=PERTURBATION,
+            says="accuracy of networks trained again without the highest pixels",
+        ),
+    }
+)
+"""Those that need networks that are trained for them."""
 
 
 def entry_named(name: str) -> MetricEntry:
@@ -317,11 +343,12 @@ def entry_named(name: str) -> MetricEntry:
     Raises:
         SettingError: If there is none, with the closest that exist.
     """
-    if name in METRICS:
-        return METRICS[name]
-    near = get_close_matches(name.lower().replace("_", "-"), METRICS, n=2, cutoff=0.5)
+    known = {**METRICS, **TRAINED}
+    if name in known:
+        return known[name]
+    near = get_close_matches(name.lower().replace("_", "-"), known, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    msg = f"Unknown metric {name!r}.{hint} There are: {', '.join(METRICS)}."
+    msg = f"Unknown metric {name!r}.{hint} There are: {', '.join(known)}."
     raise SettingError(msg)
 
 
@@ -335,7 +362,7 @@ def metric_named(
     """Return the metric of this name with these settings.
 
     Args:
-        name: A name of :data:`METRICS`, such as ``"deletion"``.
+        name: A name of :data:`METRICS` or :data:`TRAINED`, such as ``"deletion"``.
         settings: Values by field name; texts are read by the field's type. Fills and segments are
             given by their names.
         normalisation: The model's, so that a black fill is black.

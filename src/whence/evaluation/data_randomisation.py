@@ -17,7 +17,7 @@ from whence.core import (
     fingerprint_data,
     fingerprint_tensor,
 )
-from whence.errors import DataError
+from whence.errors import DataError, SettingError
 from whence.evaluation.agreement import Pairwise, Spearman
 from whence.evaluation.metric import MetricCard
 from whence.evaluation.similarity import Similarities
@@ -38,14 +38,15 @@ class DataRandomisation:
     Cost: one run of the method on each network.
 
     Args:
-        permuted: The network that was trained on permuted labels, in eval mode.
+        permuted: The network that was trained on permuted labels, in eval mode. A metric without
+            one is a name for what is still to be trained, and refuses to measure.
         agreement: How two maps are compared.
 
     References:
         Adebayo et al. (2018), "Sanity Checks for Saliency Maps", section 3.2.
     """
 
-    permuted: nn.Module
+    permuted: nn.Module | None = field(default=None, repr=False, metadata={"text": False})
     agreement: Pairwise = field(default_factory=Spearman)
 
     card: ClassVar[MetricCard] = MetricCard(
@@ -66,7 +67,16 @@ class DataRandomisation:
             images: ``(b, c, h, w)``.
             target: What is explained of both; name the classes.
             method: The method that is judged.
+
+        Raises:
+            SettingError: If there is no second network.
         """
+        if self.permuted is None:
+            msg = (
+                "Data randomisation needs a network of the same architecture that was trained on "
+                "permuted labels: DataRandomisation(permuted=...); see permuted_labels()."
+            )
+            raise SettingError(msg)
         first, second = (
             method(ModelScalar(Network.read(one, images), target), images).detach()
             for one in (model, self.permuted)

@@ -100,7 +100,7 @@ def changed(
     hints = get_type_hints(type(entries))
     for key, given in settings.items():
         head, _, rest = key.replace("-", "_").partition(".")
-        known = [entry.name for entry in fields(entries)]
+        known = [e.name for e in fields(entries) if e.metadata.get("text", True)]
         if head not in known:
             near = get_close_matches(head, known, 1, 0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -218,6 +218,8 @@ def settings_written(value: object) -> dict[str, str]:
         return found
     for entry in fields(value):
         held = getattr(value, entry.name)
+        if not entry.metadata.get("text", True):
+            continue  # no text can give it
         text = written(held)
         if text is not None:
             found[entry.name] = text

@@ -21,7 +21,13 @@ from whence.core import (
     Target,
 )
 from whence.errors import DataError, SettingError, UnsupportedOperation, WhenceError
-from whence.evaluation.catalogue import METRICS, MetricEntry, metric_named
+from whence.evaluation.catalogue import (
+    METRICS,
+    TRAINED,
+    MetricEntry,
+    entry_named,
+    metric_named,
+)
 from whence.evaluation.controls import CONTROLS
 from whence.evaluation.masking import Hit
 from whence.evaluation.settings import segments_named
@@ -334,17 +340,15 @@ def questions_of(
 def entry_of(metric: Any) -> MetricEntry:  # noqa: ANN401 - a name, or any metric
     """Return a metric's place in the catalogue."""
     if isinstance(metric, str):
-        name = spec_of(metric)[0]
-        metric_named(name)  # says what is wrong with the name
-        return METRICS[name]
-    for entry in METRICS.values():
+        return entry_named(spec_of(metric)[0])
+    for entry in (*METRICS.values(), *TRAINED.values()):
         made = entry.make()
         same = getattr(made, "metric", None) == getattr(metric, "metric", None)
         if type(made) is type(metric) and same and is_dataclass(metric):
             return entry
     msg = (
         f"{type(metric).__name__} is no metric of the catalogue, so it is not known how to call "
-        f"it. There are: {', '.join(METRICS)}."
+        f"it. There are: {', '.join((*METRICS, *TRAINED))}."
     )
     raise SettingError(msg)
 

@@ -7,7 +7,7 @@ the class, so the accuracy is read beside the one of random holes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -17,16 +17,13 @@ from whence.core import (
     Attributions,
     Images,
     Labels,
-    Mean,
     Progress,
     TensorData,
     logits_from,
     silent,
 )
-from whence.errors import DataError, SettingError
-from whence.evaluation import Fill
-from whence.evaluation.faithfulness import places_of
-from whence.evaluation.steps import filled
+from whence.errors import DataError
+from whence.evaluation import Retraining
 
 __all__ = ["Retraining", "RetrainingCell", "roar"]
 
@@ -64,62 +61,6 @@ class RetrainingCell:
         if len(differences) < LEAST:
             return float("nan")
         return float(differences.std() / len(differences) ** 0.5)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Retraining:
-    """ROAR, or KAR where pixels are kept instead.
-
-    Args:
-        shares: Shares of the pixels that are replaced, over 0 and under 1.
-        order: ``remove`` replaces the most relevant pixels (ROAR: a lower accuracy than that of
-            random ones is better), ``keep`` the least relevant (KAR: a higher one).
-        fill: What replaces a pixel; in the paper the mean colour.
-        seeds: Networks per cell; the cost is two trainings for each seed and share.
-        batch_size: Test images per forward pass.
-
-    References:
-        Hooker et al. (2019), "A Benchmark for Interpretability Methods in Deep Neural Networks".
-    """
-
-    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    order: str = "remove"
-    fill: Fill = field(default_factory=Mean)
-    seeds: int = 3
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        if not self.shares or min(self.shares) <= 0 or max(self.shares) >= 1:
-            msg = f"shares are over 0 and under 1; got {self.shares}."
-            raise SettingError(msg)
-        if self.order not in ("remove", "keep"):
-            msg = f"order must be remove (ROAR) or keep (KAR); got {self.order!r}."
-            raise SettingError(msg)
-        for name, value in (("seeds", self.seeds), ("batch_size", self.batch_size)):
-            if value < 1:
-                msg = f"{name} must be at least 1; got {value}."
-                raise SettingError(msg)
-
-    def masked(self, data: TensorData, values: Tensor, share: float) -> TensorData:
-        """Return the data with a share of each image's pixels replaced.
-
-        Pixels with equal attributions are replaced in one fixed random order.
-
-        Raises:
-            ShapeError: If there is not one map of the image's size for each image.
-        """
-        signed = values if self.order == "remove" else -values
-        parts: list[Tensor] = []
-        for rows in torch.split(torch.arange(len(data.images)), self.batch_size):
-            images = data.images[rows]
-            places = places_of(images, signed[rows], 0)
-            count = round(share * places.shape[1])
-            stays = (places >= count).view(len(images), 1, *images.shape[2:])
-            every = torch.arange(len(images), device=images.device)
-            parts.append(filled(images, self.fill)(every, stays))
-        return TensorData(images=torch.cat(parts), labels=data.labels)
 
 
 def roar(
@@ -185,13 +126,19 @@ def labelled_by(data: TensorData, name: str) -> Labels:
     return labels
 
 
-@torch.no_grad()
 def accuracy(
     model: Callable[[Tensor], Any], images: Images, labels: Labels, batch_size: int
 ) -> float:
     """Return the share of images whose label has the highest logit."""
-    hits = [
-        logits_from(model, images[rows]).argmax(dim=1) == labels[rows]
-        for rows in torch.split(torch.arange(len(images)), batch_size)
-    ]
-    return float(torch.cat(hits).double().mean())
+    return float(hits(model, images, labels, batch_size).double().mean())
+
+
+@torch.no_grad()
+def hits(model: Callable[[Tensor], Any], images: Images, labels: Labels, batch_size: int) -> Tensor:
+    """Return which images have their label as the highest logit, ``(n,)``, on the CPU."""
+    return torch.cat(
+        [
+            (logits_from(model, images[rows]).argmax(dim=1).cpu() == labels[rows].cpu())
+            for rows in torch.split(torch.arange(len(images)), batch_size)
+        ]
+    )
