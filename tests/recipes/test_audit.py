@@ -15,7 +15,7 @@ from whence.influence import EKFAC, Checkpoint, GradDot, TracIn, influence
 from whence.network import Network
 from whence.recipes import FineTune, LastLayer, Removal, audit
 from whence.report import render_report
-from whence.results import load_audit
+from whence.results import decide, load_audit, load_audited, load_findings, save_findings
 from whence.training_features import SharedEvidence, training_features
 
 SIDE = 10
@@ -369,6 +369,7 @@ def test_what_is_written_is_what_was_returned(planted, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == [
         "arrays.npz",
         "audit.json",
+        "findings.toml",
         "groups.csv",
         "influences.csv",
         "report.html",
@@ -569,6 +570,33 @@ def test_harmful_images_cannot_be_removed_where_nothing_is_wrong(planted):
     right = [i for i in range(12) if i not in PROBES][:2]
     with pytest.raises(DataError, match="none of the audited predictions"):
         small(planted, queries=right, removal=Removal(counts=(1,), by="harmful"))
+
+
+def test_what_an_audit_proposes_is_written_for_a_person_to_decide(planted, tmp_path):
+    record = audit(planted.model, planted.train, planted.test, out=tmp_path / "a", queries="all")
+    found = load_findings(tmp_path / "a")
+    assert [one.id for one in found] == [one.id for one in record.findings]
+    assert {one.verdict for one in found} == {"open"}
+    first = found[0]
+    assert (first.id, first.label, first.box) == ("shortcut-1", 0, record.regions[0].box)
+    labels = {one.images[0]: one.suggested for one in found if one.kind == "label"}
+    assert labels == {one.index: one.suggested for one in record.suspect_labels[:48]}
+    speaking = load_audited(tmp_path / "a")
+    assert (speaking.train, speaking.model) == (record.train.fingerprint, record.model.fingerprint)
+    assert (speaking.height, speaking.width) == (SIDE, SIDE)
+    read = load_audit(tmp_path / "a")
+    assert [one.summary for one in read.findings] == [one.summary for one in record.findings]
+
+
+def test_decisions_outlive_an_audit_that_replaces_theirs(planted, tmp_path):
+    small(planted, out=tmp_path / "a")
+    small(planted, out=tmp_path / "a", overwrite=True)
+    assert not (tmp_path / "a" / "findings-before.toml").exists()
+    save_findings(tmp_path / "a", decide(load_findings(tmp_path / "a"), "all", "rejected"))
+    decided = (tmp_path / "a" / "findings.toml").read_text()
+    small(planted, out=tmp_path / "a", overwrite=True)
+    assert (tmp_path / "a" / "findings-before.toml").read_text() == decided
+    assert {one.verdict for one in load_findings(tmp_path / "a")} == {"open"}
 
 
 def test_what_an_audit_adds_is_written_and_read_back(planted, tmp_path):

@@ -192,6 +192,8 @@ def test_one_several_or_all_findings_are_decided() -> None:
     assert [one.verdict for one in accepted] == ["accepted", "open", "accepted", "open"]
     assert {one.verdict for one in decide(accepted, "all", "rejected")} == {"rejected"}
     assert decide(FOUND, "images-1")[3].verdict == "accepted"
+    fitting = decide(FOUND, "shortcut-*")
+    assert [one.verdict for one in fitting] == ["accepted", "accepted", "open", "open"]
 
 
 def test_deciding_about_what_is_not_there_names_what_is() -> None:

@@ -15,7 +15,8 @@ from whence.recipes.groups import places_of
 from whence.recipes.removal import check_counts
 from whence.recipes.retrain import Removal
 from whence.report import write_report
-from whence.results import AuditRecord, new_folder, save_audit
+from whence.results import AuditRecord, new_folder, save_audit, save_findings
+from whence.results.findings_file import keep_decisions
 from whence.training_features import DEFAULT_MAP, MAPS, TrainingMap, map_named
 
 __all__ = ["DEFAULT_METHOD", "audit"]
@@ -68,8 +69,9 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         train: Its training images with labels, preprocessed as for testing.
         test: Test images; labels are optional.
         out: A folder to write: ``report.html``, ``audit.json``, ``arrays.npz``,
-            ``influences.csv``, ``suspects.csv``, ``groups.csv`` and, with ``removal``,
-            ``removal.csv``. Nothing is written if None.
+            ``influences.csv``, ``suspects.csv``, ``groups.csv``, with ``removal`` ``removal.csv``,
+            and ``findings.toml``, in which a person decides what shall be put right
+            (:func:`whence.fix`). Nothing is written if None.
         queries: ``"wrong"``: test images that the model gets wrong (all, if there are no
             labels); ``"all"``; or places in the test data.
         count: At most so many queries, spread evenly.
@@ -96,7 +98,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
         classes: Names of the classes.
         name: What to call the model.
         batch_size: Training images at a time; chosen by memory if not given.
-        overwrite: Replace an earlier result in ``out``.
+        overwrite: Replace an earlier result in ``out``; decisions about its findings are kept
+            beside the new ones, as ``findings-before.toml``.
         command: What to note as the command.
         progress: Told how far each stage is.
 
@@ -130,6 +133,8 @@ def audit(  # noqa: PLR0913 - the public face: every setting of an audit
     with new_folder(out, overwrite=overwrite) as part:
         record = Auditor(subject, train, test, settings, progress).run(command)
         save_audit(record, part)
+        save_findings(part, record.findings, record.audited)
+        keep_decisions(Path(out), part)
         write_report(record, part / "report.html")
     return record
 

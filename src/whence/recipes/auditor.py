@@ -19,10 +19,20 @@ from whence.recipes.cards import class_names, dataset_card, model_card, run_card
 from whence.recipes.findings import harmful_images, sampled, suspect_labels
 from whence.recipes.groups import group_records
 from whence.recipes.harm import harm_of, lengths_of, rather_than
+from whence.recipes.likeness import Picture
 from whence.recipes.neighbours import Neighbours, neighbours_of
+from whence.recipes.proposals import image_findings, label_findings, region_findings
 from whence.recipes.regions import find_shortcuts
 from whence.recipes.removed import removal_record
-from whence.results import AuditRecord, InfluenceRecord, QueryRecord
+from whence.results import (
+    AuditRecord,
+    Finding,
+    HarmfulImage,
+    InfluenceRecord,
+    QueryRecord,
+    RegionRecord,
+    SuspectLabel,
+)
 
 __all__ = ["Auditor", "Settings", "Subject"]
 
@@ -254,6 +264,7 @@ class Auditor:
         reference = self.mapper.pictures_at([usable[i] for i in sampled(len(usable), THUMBNAILS)])
         regions = find_shortcuts(carried, reference, {q.index: q.picture for q in queries})
         names = class_names(classes_of(network), self.subject.classes, self.train.classes)
+        findings = self.propose(regions, suspects, harmful, reference, names)
         groups = group_records(
             scores,
             self.train,
@@ -305,6 +316,25 @@ class Auditor:
             harmful=harmful,
             groups=groups,
             removal=removal,
+            findings=findings,
+        )
+
+    def propose(
+        self,
+        regions: tuple[RegionRecord, ...],
+        suspects: tuple[SuspectLabel, ...],
+        harmful: tuple[HarmfulImage, ...],
+        reference: list[Picture],
+        names: tuple[str, ...],
+    ) -> tuple[Finding, ...]:
+        """Return what a person may accept, edit or reject."""
+        pictures = {place: one.picture for place, one in self.mapper.pictures.items()}
+        return (
+            *region_findings(
+                regions, pictures, reference, self.train, self.subject, names, self.progress
+            ),
+            *image_findings(harmful, self.settings.groups, len(self.harm), len(self.train)),
+            *label_findings(suspects, names),
         )
 
     def stood_in(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whence.errors import RecordError
+from whence.results.findings import check_findings
 from whence.results.records import AuditRecord, ExplanationRecord, MapRecord
 
 __all__ = ["check_audit", "check_explanation"]
@@ -19,11 +20,13 @@ def check_audit(record: AuditRecord) -> None:
 
     Raises:
         RecordError: A class or training image that does not exist, a picture that is not
-            ``(h, w, 3)`` uint8, a map that is not ``(h, w)`` float32 and finite.
+            ``(h, w, 3)`` uint8, a map that is not ``(h, w)`` float32 and finite, a finding that
+            does not fit.
     """
     for place, label in _labels_of(record):
         _check_class(label, len(record.model.classes), place)
     _check_columns(record)
+    check_findings(record.findings, record.audited)
     for index, image in record.training_images.items():
         _check_picture(image.picture, f"training_images/{index}/picture")
     for at, query in enumerate(record.queries):

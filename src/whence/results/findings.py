@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, final
 
 import numpy as np
@@ -214,7 +215,8 @@ def decide(
 
     Args:
         findings: Those of an audit.
-        ids: Which of them: an id, several, or ``"all"``.
+        ids: Which of them: an id, several, or ``"all"``; a pattern such as ``"label-*"`` stands
+            for all that fit.
         verdict: ``"accepted"``, ``"rejected"`` or ``"open"``.
 
     Raises:
@@ -223,14 +225,15 @@ def decide(
     """
     wanted = {ids} if isinstance(ids, str) else set(ids)
     known = [one.id for one in findings]
-    unknown = sorted(wanted - {*known, "all"})
+    fitting = {
+        one: [k for k in known if one in (k, "all") or fnmatchcase(k, one)] for one in wanted
+    }
+    chosen = {name for names in fitting.values() for name in names}
+    unknown = sorted(one for one, names in fitting.items() if not names and one != "all")
     if unknown:
         listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")  # noqa: PLR2004
         msg = f"There is no finding {unknown[0]!r}. " + (
             f"There are: {listed}." if known else "The audit found nothing."
         )
         raise SettingError(msg)
-    return tuple(
-        replace(one, verdict=verdict) if one.id in wanted or "all" in wanted else one
-        for one in findings
-    )
+    return tuple(replace(one, verdict=verdict) if one.id in chosen else one for one in findings)

@@ -3,11 +3,13 @@
 import hashlib
 import io
 import json
+import re
 import textwrap
 import tomllib
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from whence.errors import RecordError
 from whence.results.findings import Audited, Finding, check_findings
 from whence.results.folder import write_whole
 
-__all__ = ["FINDINGS", "MASKS", "load_audited", "load_findings", "save_findings"]
+__all__ = ["FINDINGS", "MASKS", "keep_decisions", "load_audited", "load_findings", "save_findings"]
 
 FINDINGS = "findings.toml"
 MASKS = "findings.npz"
+BEFORE = "findings-before.toml"
+DECIDED = re.compile(r"""^\s*verdict\s*=\s*["'](accepted|rejected)""", re.MULTILINE)
 VERSION = 1
 
 HEAD = """\
@@ -106,6 +110,14 @@ def load_audited(folder: str | Path) -> Audited:
     """
     target = Path(folder)
     return audited_of(document_of(target), target / FINDINGS)
+
+
+def keep_decisions(old: Path, new: Path) -> None:
+    """Keep decided findings of a folder that will be replaced, as ``findings-before.toml``."""
+    with suppress(OSError, UnicodeDecodeError):
+        text = (old / FINDINGS).read_text("utf-8")
+        if DECIDED.search(text):
+            write_whole(new / BEFORE, text.encode())
 
 
 def document_of(target: Path) -> dict[str, Any]:

@@ -22,8 +22,10 @@ RESULT_FILES = (
     "removal.csv",
     "findings.toml",
     "findings.npz",
+    "findings-before.toml",
     "overlay.png",
     "report.html",
+    "run.toml",
 )
 """Every file that whence puts into a result folder; only these are ever replaced."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whence.display import Panel, card, facts, note, strip, table
+from whence.results.findings import Audited, Finding
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -328,6 +329,21 @@ class AuditRecord:
     """Training images that harm the most predictions."""
     groups: tuple[GroupRecord, ...] = ()
     removal: RemovalRecord | None = None
+    findings: tuple[Finding, ...] = ()
+    """What it proposes to put right, undecided; decisions stand in ``findings.toml``."""
+
+    @property
+    def audited(self) -> Audited:
+        """What the findings speak of."""
+        shape = self.queries[0].attribution.values.shape if self.queries else (0, 0)
+        return Audited(
+            images=self.train.count,
+            classes=self.model.classes,
+            height=shape[0],
+            width=shape[1],
+            train=self.train.fingerprint,
+            model=self.model.fingerprint,
+        )
 
     def panel(self, position: int) -> Panel:
         """An audited test image with its map, for figures."""
