@@ -26,6 +26,7 @@ MAY_TOUCH_A_MODEL = {
     "attribution/relevance/differences.py": "the leaves are activations of our own graph",
     "attribution/relevance/signals.py": "the hook is on an activation of our own graph, as above",
     "recipes/digits.py": "it trains the network that it made itself",
+    "recipes/retrain_anew.py": "it trains a copy of the model, whose weights it draws anew",
     "recipes/load.py": "it builds an architecture that has no weights yet",
 }
 """File, and why it may name a hook, ``requires_grad_``, ``.train(`` or ``.eval(``."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-DATA, METRIC = "Data", "Metrics"
+DATA, METRIC, TRAINING = "Data", "Metrics", "Metrics that train networks again"
 SHOWN = 8
 """Reasons and notes that are printed; the report has them all."""
 
@@ -145,6 +145,45 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
             show_default=False,
         ),
     ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Training images with labels, for the metrics roar and data-randomisation.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    train_labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Their labels.", rich_help_panel=TRAINING),
+    ] = None,
+    train_count: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="At most so many of them, spread; they are held in memory.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    retrain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="How: scratch (epochs, rate, batch_size, decay), fine-tune (steps, rate, "
+            "batch_size) or last-layer (penalty). [default: scratch:epochs=20]",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    permuted: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Weights of the network after training on permuted labels; trained here, on "
+            "--train, if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     confidence: Annotated[
         float | None,
         typer.Option(
@@ -179,8 +218,8 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="A new folder for report.html, evaluation.json, values.csv, table.csv and "
-            "table.md. [default: evaluation]",
+            help="A new folder for report.html, evaluation.json, values.csv, table.csv, "
+            "comparisons.csv and table.md. [default: evaluation]",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -205,8 +244,8 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
     """Judge attributions, ours or anyone's: methods x metrics x networks on some images.
 
     Random, constant and edge maps stand in every table. A method is called better than its
-    metric's control only where the bootstrap interval of the difference, image by image, lies on
-    one side of zero. Work is kept as it is done; --resume goes on.
+    metric's control, or than another method, only where the bootstrap interval of the difference,
+    image by image, lies on one side of zero. Work is kept as it is done; --resume goes on.
     """
     from whence.recipes.evaluate import evaluate as run
     from whence.recipes.evaluate_file import (
@@ -220,10 +259,9 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
     from whence.results.folder import write_whole
 
     file = source is not None and source.lower().endswith(".toml")
-    alone = len(model or ()) == 1
     lines = network_lines(
         model or (),
-        [own(text, model or ()) for text in weights or ()] if alone else weights or (),
+        [own(text, model or ()) for text in weights or ()],
         classes or (),
         input_ or (),
         (),
@@ -243,6 +281,13 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         value=value,
         count=count,
         batch_size=batch_size,
+        train=train,
+        train_labels=train_labels,
+        train_count=train_count,
+        retrain=retrain,
+        permuted=dict(
+            pairs([own(text, model or ()) for text in permuted or ()], "resnet=permuted.pt")
+        ),
         confidence=confidence,
         draws=draws,
         seed=seed,
@@ -265,6 +310,8 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
                 loaded.data,
                 maps=loaded.maps,
                 masks=loaded.masks,
+                train=loaded.train,
+                permuted=loaded.permuted,
                 bootstrap=request.bootstrap,
                 out=place,
                 resume=resume,
@@ -289,9 +336,11 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
 
 
 def own(text: str, models: list[str] | tuple[str, ...]) -> str:
-    """Return a weight file with the name of the only network before it."""
+    """Return a weight file with the name of the network before it, if there is only one."""
     from whence.recipes.transfer_file import split_name
 
+    if len(models) != 1:
+        return text
     name = split_name(models[0])[0]
     return text if text.startswith(f"{name}=") else f"{name}={text}"
 
@@ -331,6 +380,7 @@ def overview(record: "EvaluationRecord", place: Path) -> dict[str, Any]:
             }
             for one in record.scores
         ],
+        "comparisons": [asdict(one) for one in record.comparisons],
         "agreements": [
             {
                 "metric": one.metric,
@@ -347,6 +397,7 @@ def overview(record: "EvaluationRecord", place: Path) -> dict[str, Any]:
 
 def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
     """Print the table of each network, and what does not apply."""
+    from whence.report.evaluation_pairs import pair_lines
     from whence.report.evaluation_tables import (
         agreement_rows,
         overtaken,
@@ -360,6 +411,11 @@ def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
         say(f"\n{bold(network.name)}{told}")
         head, rows = summary_rows(record, network.name)
         say(table(rows, head))
+        lines = pair_lines(record, network.name)
+        if lines:
+            say(faint("\nMethod against method"))
+        for line in lines:
+            say(line)
     if record.agreements:
         say(f"\n{bold('Agreement')}")
         say(table(agreement_rows(record)[:SHOWN], ("metric", "first", "second", "mean")))

@@ -34,8 +34,11 @@ from whence.recipes.evaluate_parts import (
     usual_metrics,
 )
 from whence.recipes.evaluate_record import recorded
+from whence.recipes.evaluate_roar import retrain_all
 from whence.recipes.evaluate_study import Study
+from whence.recipes.evaluate_training import lessons_of, permuted_questions
 from whence.recipes.load import spread
+from whence.recipes.retrain_anew import Trainer, by_chance
 from whence.report import write_evaluation
 from whence.report.evaluation_markdown import markdown_tables
 from whence.results.evaluation import EvaluationRecord, save_evaluation
@@ -60,6 +63,10 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
     metric_settings: Mapping[str, str] | None = None,
     target: str | int = "predicted",
     value: str = "probability",
+    train: ImageData | Mapping[str, ImageData] | None = None,
+    train_count: int | None = None,
+    retrain: str | Trainer = "scratch",
+    permuted: Model | Mapping[str, Model] | None = None,
     count: int = 64,
     batch_size: int = 16,
     bootstrap: Bootstrap | None = None,
@@ -97,6 +104,13 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         metric_settings: Texts for every metric that has such settings, such as ``fill``.
         target: ``predicted``, ``label`` or a class.
         value: What metrics look at: ``probability``, ``logit``, ``log-probability``, ``margin``.
+        train: Training images with labels, for the metrics that train networks again: ``roar``
+            and ``data-randomisation``; by the networks' names where they take them differently.
+        train_count: At most so many of them, spread; they are held in memory.
+        retrain: ``scratch``, ``fine-tune`` or ``last-layer``, with settings as
+            ``scratch:epochs=20``; or what trains a copy of a network, ``f(module, data, seed)``.
+        permuted: Networks that were trained on permuted labels, for ``data-randomisation``; where
+            there is none, one is trained.
         count: At most so many images, spread over the data.
         batch_size: Images per cell.
         bootstrap: Confidence, draws and seed of the intervals.
@@ -135,7 +149,7 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
     if target == "label" and any(first.label(k) is None for k in places):
         msg = f"target='label' needs a label for every image, and {first.title} lacks some."
         raise DataError(msg)
-    settings = {
+    settings: dict[str, object] = {
         "methods": {one.name: one.text for one in candidates if one.kind == "method"},
         "metrics": {one.name: str(one.first) for one in questions},
         "target": target,
@@ -143,10 +157,17 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         "images": len(places),
         "batch_size": batch_size,
     }
+    lessons = lessons_of(train, train_count, retrain, subjects)
+    lessons.check(questions, subjects, permuted, places)
+    trains = lessons.needed(questions)
+    if trains:
+        settings |= {"retrain": lessons.text, "train_count": train_count}
     cells = Cells(None)
     if out is not None:
         told = {**settings, **fingerprints(subjects, candidates, questions, shaped, places)}
+        told |= lessons.fingerprints(permuted) if trains else {}
         cells = prepared(Path(out), told, resume=resume, overwrite=overwrite)
+    questions, notes = permuted_questions(questions, subjects, permuted, lessons, cells, progress)
     Study(
         subjects,
         candidates,
@@ -158,6 +179,7 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         cells,
         progress,
     ).run()
+    notes += retrain_all(questions, subjects, candidates, places, target, lessons, cells, progress)
     drawn = Bootstrap() if bootstrap is None else bootstrap
     run = run_card(
         command or "whence.evaluate",
@@ -169,7 +191,16 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         },
         {"evaluate": perf_counter() - started},
     )
-    record = recorded(subjects, candidates, questions, cells, drawn, run)
+    record = recorded(
+        subjects,
+        candidates,
+        questions,
+        cells,
+        drawn,
+        run,
+        notes=notes,
+        chance=by_chance(lessons.trainer),
+    )
     if out is not None:
         write_results(record, Path(out))
     return record

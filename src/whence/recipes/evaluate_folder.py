@@ -1,10 +1,17 @@
 """The folder of an evaluation: cells that are kept as they are done, and what it was started as."""
 
+import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from whence.errors import MismatchError, OutputError
 from whence.results.folder import write_whole
@@ -38,6 +45,7 @@ class Cells:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.held: dict[str, dict[str, Any]] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
         for path in sorted(folder.glob("*.json")) if folder is not None else ():
             try:
                 found = json.loads(path.read_bytes())
@@ -60,6 +68,42 @@ class Cells:
         if self.folder is not None:
             write_whole(self.folder / f"{name}.json", text.encode())
         self.held[name] = json.loads(text)
+
+    def array(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return an array that is kept beside the cells, made if it is not there, or damaged.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self.folder is None:
+            if name not in self.arrays:
+                self.arrays[name] = make()
+            return self.arrays[name]
+        path = self.folder / f"{name}.npy"
+        try:
+            found: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            found = make()
+            content = io.BytesIO()
+            np.save(content, found, allow_pickle=False)
+            write_whole(path, content.getvalue())
+        return found
+
+    def weights(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return weights that are kept beside the cells, made if they are not there, or damaged.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load(path.read_bytes())
+        except (OSError, SafetensorError):
+            made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
+            write_whole(path, save(made))
+            return made
 
 
 def prepared(folder: Path, values: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Cells:

@@ -2,10 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,14 +10,14 @@ from whence.core import logits_from
 from whence.errors import DataError
 from whence.evaluation.bootstrap import Bootstrap
 from whence.recipes.cards import class_names, dataset_card, model_card
-from whence.recipes.evaluate_compare import comparisons_of, estimate_record
+from whence.recipes.evaluate_compare import estimate_record
 from whence.recipes.evaluate_folder import Cells
+from whence.recipes.evaluate_gather import Asked, gathered, learned
 from whence.recipes.evaluate_parts import Candidate, JudgedSubject, Question
 from whence.results import RunCard
 from whence.results.evaluation import (
     AgreementRecord,
     ComparisonRecord,
-    CurveRecord,
     EvaluationRecord,
     JudgedMethod,
     JudgedMetric,
@@ -30,8 +27,6 @@ from whence.results.evaluation import (
 
 __all__ = ["recorded"]
 
-SAME = "control"
-
 
 def recorded(
     subjects: Sequence[JudgedSubject],
@@ -40,8 +35,21 @@ def recorded(
     cells: Cells,
     bootstrap: Bootstrap,
     run: RunCard,
+    *,
+    notes: Sequence[str] = (),
+    chance: bool = True,
 ) -> EvaluationRecord:
     """Return the record.
+
+    Args:
+        subjects: The networks.
+        candidates: What was judged.
+        questions: The metrics.
+        cells: All that was found.
+        bootstrap: How intervals are made.
+        run: How it was made.
+        notes: What else a reader must know.
+        chance: Whether training again with another seed gives another network.
 
     Raises:
         DataError: If not one image could be used.
@@ -70,10 +78,13 @@ def recorded(
         for question in questions:
             if question.entry.form == "pair":
                 continue
-            one = Asked(subject.name, question, candidates, bootstrap)
-            answers = [
-                gathered(n, c, question.name, cells, indices) for c in range(len(candidates))
-            ]
+            one = Asked(subject.name, question, candidates, bootstrap, chance=chance)
+            places = range(len(candidates))
+            if question.entry.form == "retraining":
+                q = questions.index(question)
+                answers = [learned(n, q, c, question, cells, indices) for c in places]
+            else:
+                answers = [gathered(n, c, question.name, cells, indices) for c in places]
             scores += one.scores(answers)
             comparisons += one.comparisons(answers)
     return EvaluationRecord(
@@ -91,7 +102,10 @@ def recorded(
         agreements=agreements_of(subjects, candidates, cells, indices, bootstrap),
         confidence=bootstrap.confidence,
         run=run,
-        notes=notes_on(subjects, candidates, scores, comparisons, cells, bootstrap),
+        notes=(
+            *notes_on(subjects, candidates, scores, comparisons, cells, bootstrap),
+            *notes,
+        ),
         comparisons=tuple(comparisons),
     )
 
@@ -144,138 +158,6 @@ def judged_metric(question: Question) -> JudgedMetric:
         reads=entry.reads if entry.form == "function" else "",
         control=entry.control if card.better != "neither" else "none",
     )
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A metric on a network, and how what it says of every candidate is read."""
-
-    network: str
-    question: Question
-    candidates: Sequence[Candidate]
-    bootstrap: Bootstrap
-
-    @property
-    def better(self) -> Literal["higher", "lower", "neither"]:
-        """Which direction is better."""
-        found: Literal["higher", "lower", "neither"] = self.question.first.card.better
-        return found
-
-    def scores(self, answers: Sequence["Gathered"]) -> list[ScoreRecord]:
-        """Return the score of every candidate."""
-        names = [one.name for one in self.candidates]
-        control = self.question.entry.control
-        beside = answers[names.index(control)].values if control in names else None
-        return [
-            one.scored(
-                self.network, self.question.name, candidate, beside, self.better, self.bootstrap
-            )
-            for one, candidate in zip(answers, self.candidates, strict=True)
-        ]
-
-    def comparisons(self, answers: Sequence["Gathered"]) -> list[ComparisonRecord]:
-        """Return every two methods, or maps, that have values, against each other."""
-        values = {
-            candidate.name: one.values
-            for one, candidate in zip(answers, self.candidates, strict=True)
-            if candidate.kind != "control" and not one.refused
-        }
-        return comparisons_of(self.network, self.question.name, values, self.better, self.bootstrap)
-
-
-class Gathered:
-    """A metric's values of one candidate on one network, from all cells."""
-
-    def __init__(self, count: int) -> None:
-        self.values = torch.full((count,), torch.nan, dtype=torch.float64)
-        self.undefined: Counter[str] = Counter()
-        self.curves: list[list[float]] = []
-        self.fractions: list[float] = []
-        self.refused = ""
-
-    def scored(
-        self,
-        network: str,
-        metric: str,
-        candidate: Candidate,
-        beside: Tensor | None,
-        better: Literal["higher", "lower", "neither"],
-        bootstrap: Bootstrap,
-    ) -> ScoreRecord:
-        """Return the values with what may be claimed from them."""
-        verdict, reason, difference = "not applicable", self.refused, None
-        estimate = None if self.refused else bootstrap.estimate(self.values)
-        if not self.refused:
-            if candidate.kind == "control":
-                verdict, reason = SAME, ""
-            elif better == "neither":
-                verdict, reason = "no claim", "neither direction is better"
-            elif beside is None:
-                verdict, reason = "no claim", "no control is fair to this metric"
-            else:
-                found = bootstrap.compare(self.values, beside, better)
-                verdict, reason = found.verdict, found.reason
-                difference = found.difference
-        if not self.refused and estimate is None:
-            verdict, reason = "no claim", "undefined for every image"
-        return ScoreRecord(
-            network=network,
-            metric=metric,
-            method=candidate.name,
-            values=self.values.numpy(),
-            estimate=estimate_record(estimate),
-            difference=estimate_record(difference),
-            verdict=verdict,
-            reason=reason,
-            undefined=dict(sorted(self.undefined.items())),
-            curve=None if self.refused else self.band(bootstrap),
-        )
-
-    def band(self, bootstrap: Bootstrap) -> CurveRecord | None:
-        """Return the mean curve with its band."""
-        if not self.curves:
-            return None
-        lines = torch.tensor(self.curves, dtype=torch.float64)
-        if bool(lines.isnan().any(dim=1).all()):
-            return None
-        found = bootstrap.band(lines)
-        return CurveRecord(
-            fractions=np.array(self.fractions, dtype=np.float64),
-            mean=found.mean.numpy(),
-            low=found.low.numpy(),
-            high=found.high.numpy(),
-            count=found.count,
-        )
-
-
-def gathered(n: int, c: int, metric: str, cells: Cells, indices: Sequence[int]) -> Gathered:
-    """Collect a metric's values of one candidate on one network."""
-    place = {index: k for k, index in enumerate(indices)}
-    found = Gathered(len(indices))
-    for name in sorted(cells.held):
-        if not name.endswith(f"-{n:02d}-{c:03d}"):
-            continue
-        cell = cells.held[name]
-        answer: dict[str, Any] = {} if "refused" in cell else cell["scores"].get(metric, {})
-        refused = cell.get("refused") or answer.get("refused")
-        if refused:
-            found.refused = refused
-            continue
-        rows = zip(cell["indices"], answer.get("values", ()), strict=False)
-        for index, value in rows:
-            if value is not None:
-                found.values[place[index]] = value
-        found.undefined.update(reason for reason in answer.get("reasons", ()) if reason)
-        if "curves" in answer:
-            found.fractions = answer["fractions"]
-            found.curves += [
-                [np.nan if x is None else x for x in line] for line in answer["curves"]
-            ]
-    if found.refused:
-        found.values.fill_(torch.nan)
-        found.undefined.clear()
-    return found
 
 
 def agreements_of(

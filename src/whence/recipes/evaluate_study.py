@@ -25,7 +25,7 @@ from whence.recipes.evaluate_parts import (
 )
 from whence.recipes.explained import placed
 
-__all__ = ["Seen", "Study"]
+__all__ = ["Seen", "Study", "maps_made", "said", "seen_of"]
 
 STAGE = "evaluate"
 NOT_FINITE = "the map is not finite"
@@ -97,7 +97,7 @@ class Study:
     ) -> None:
         self.subjects = subjects
         self.candidates = candidates
-        self.single = [one for one in questions if one.entry.form != "pair"]
+        self.single = [one for one in questions if one.entry.form not in ("pair", "retraining")]
         self.pairs = [one for one in questions if one.entry.form == "pair"]
         self.masks = masks
         self.target = target
@@ -151,16 +151,12 @@ class Study:
                 none = torch.zeros(0, dtype=torch.long)
                 self.seen[n] = Seen(indices=none, images=torch.zeros(0, 1, 1, 1), classes=none)
                 return self.seen[n]
-            images = placed(torch.cat([one.images for one in found]), subject.subject.module)
-            labels = torch.cat([one.labels for one in found]).to(images.device)
-            with torch.no_grad():
-                logits = logits_from(subject.subject.callable, images)
-            aim = resolve_target(self.target, logits, labels)
-            classes = aim.classes if isinstance(aim, Logit) else logits.argmax(dim=1)
-            self.seen[n] = Seen(
-                indices=torch.cat([one.indices for one in found]),
-                images=images,
-                classes=torch.as_tensor(classes, device=images.device).expand(len(images)).clone(),
+            self.seen[n] = seen_of(
+                subject,
+                torch.cat([one.indices for one in found]),
+                torch.cat([one.images for one in found]),
+                torch.cat([one.labels for one in found]),
+                self.target,
             )
         return self.seen[n]
 
@@ -204,40 +200,12 @@ class Study:
         if (n, c) not in self.maps:
             seen = self.images_of(batch, n)
             try:
-                values = self.made(n, self.candidates[c], seen)
+                values = maps_made(self.subjects[n], self.candidates[c], seen)
             except WhenceError as error:
                 self.maps[n, c] = error
             else:
                 self.maps[n, c] = Maps(values=values, faults=faults_of(values))
         return self.maps[n, c]
-
-    def made(self, n: int, candidate: Candidate, seen: Seen) -> Tensor:
-        """Return maps; image by image where they are not finite all together."""
-        subject = self.subjects[n]
-        if candidate.kind == "maps":
-            return maps_at(candidate, seen.indices, seen.images)
-        method = candidate.method[subject.name]
-        graph = needs_network(method)
-        model = subject.network(seen.images) if graph else subject.subject.callable
-        f = ModelScalar(model, Logit(seen.classes))
-        try:
-            return attribute(method, f, seen.images).values.detach()
-        except NumericsError:
-            rows = [self.one(method, f, seen, row) for row in range(len(seen.images))]
-        known = [one for one in rows if one is not None]
-        if not known:
-            msg = "its maps are NaN or infinite for every image"
-            raise UnsupportedOperation(msg)
-        missing = torch.full_like(known[0], torch.nan)
-        return torch.cat([missing if one is None else one for one in rows])
-
-    def one(self, method: Method, f: ModelScalar, seen: Seen, row: int) -> Tensor | None:
-        """Return the map of one image, or None if it is not finite."""
-        at = torch.tensor([row], device=seen.images.device)
-        try:
-            return attribute(method, f.at(at), seen.images[row : row + 1]).values.detach()
-        except NumericsError:
-            return None
 
     def answer(
         self, question: Question, n: int, candidate: Candidate, seen: Seen, maps: Maps
@@ -345,6 +313,55 @@ class Study:
                 )
         indices = self.images_of(batch, 0).indices.tolist()
         return {"indices": indices, "pairs": found}
+
+
+def seen_of(
+    subject: JudgedSubject, indices: Tensor, images: Tensor, labels: Tensor, target: str | int
+) -> Seen:
+    """Return images on the network's device, with the classes that are explained of them."""
+    images = placed(images, subject.subject.module)
+    with torch.no_grad():
+        logits = logits_from(subject.subject.callable, images)
+    aim = resolve_target(target, logits, labels.to(images.device))
+    classes = aim.classes if isinstance(aim, Logit) else logits.argmax(dim=1)
+    return Seen(
+        indices=indices,
+        images=images,
+        classes=torch.as_tensor(classes, device=images.device).expand(len(images)).clone(),
+    )
+
+
+def maps_made(subject: JudgedSubject, candidate: Candidate, seen: Seen) -> Tensor:
+    """Return maps; image by image where they are not finite all together.
+
+    Raises:
+        WhenceError: The method does not apply, or no map is finite.
+    """
+    if candidate.kind == "maps":
+        return maps_at(candidate, seen.indices, seen.images)
+    method = candidate.method[subject.name]
+    graph = needs_network(method)
+    model = subject.network(seen.images) if graph else subject.subject.callable
+    f = ModelScalar(model, Logit(seen.classes))
+    try:
+        return attribute(method, f, seen.images).values.detach()
+    except NumericsError:
+        rows = [single(method, f, seen, row) for row in range(len(seen.images))]
+    known = [one for one in rows if one is not None]
+    if not known:
+        msg = "its maps are NaN or infinite for every image"
+        raise UnsupportedOperation(msg)
+    missing = torch.full_like(known[0], torch.nan)
+    return torch.cat([missing if one is None else one for one in rows])
+
+
+def single(method: Method, f: ModelScalar, seen: Seen, row: int) -> Tensor | None:
+    """Return the map of one image, or None if it is not finite."""
+    at = torch.tensor([row], device=seen.images.device)
+    try:
+        return attribute(method, f.at(at), seen.images[row : row + 1]).values.detach()
+    except NumericsError:
+        return None
 
 
 def said(error: WhenceError) -> str:
