@@ -17,7 +17,7 @@ from whence.results import load_audit, load_explanation
 
 EXPLAIN = ("explain", "test", "--model", "model.py:tiny", "--set", "steps=8")
 TABLES = {"influences.csv", "suspects.csv", "groups.csv"}
-FILES = {"report.html", "audit.json", "arrays.npz", *TABLES}
+FILES = {"report.html", "audit.json", "arrays.npz", "findings.toml", "run.toml", *TABLES}
 
 
 def test_an_audit_writes_its_folder_and_prints_where(audit, place):

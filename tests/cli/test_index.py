@@ -15,7 +15,7 @@ MODEL = ("--model", "model.py:tiny", "--train", "train")
 
 @pytest.fixture
 def built(whence):
-    result = whence("index", "build", "idx", *MODEL, "--shard-size", 5)
+    result = whence("index", "build", *MODEL, "--out", "idx", "--shard-size", 5)
     assert result.exit_code == 0, result.output
     return result
 
@@ -133,22 +133,54 @@ def test_a_damaged_shard_is_named_refused_and_rebuilt_alone(ask, whence, place):
 @pytest.mark.usefixtures("built")
 def test_building_again_is_a_matter_of_moments_and_other_settings_are_refused(whence, place):
     before = {p.name: p.stat().st_mtime_ns for p in (place / "idx").iterdir()}
-    assert whence("index", "build", "idx", *MODEL, "--shard-size", 5).exit_code == 0
-    assert {p.name: p.stat().st_mtime_ns for p in (place / "idx").iterdir()} == before
-    other = whence("index", "build", "idx", *MODEL, "--shard-size", 5, "--seed", 1)
+    words = ("index", "build", *MODEL, "--out", "idx", "--shard-size", 5)
+    asked = whence(*words)
+    assert (asked.exit_code, "--resume" in asked.stderr) == (1, True)
+    assert whence(*words, "--resume").exit_code == 0
+    after = {p.name: p.stat().st_mtime_ns for p in (place / "idx").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"run.toml"}
+    other = whence(*words, "--seed", 1, "--resume")
     assert other.exit_code == 1
     assert "settings.seed: 0 stored, 1 now" in other.stderr
 
 
+@pytest.mark.usefixtures("built")
+def test_an_index_is_replaced_if_that_is_asked_for(whence, place, document):
+    (place / "idx" / "notes.txt").write_text("mine")
+    words = ("index", "build", *MODEL, "--out", "idx", "--seed", 1, "--overwrite")
+    assert "holds 'notes.txt'" in whence(*words).stderr
+    assert whence("index", "verify", "idx").exit_code == 0
+    (place / "idx" / "notes.txt").unlink()
+    assert whence(*words).exit_code == 0
+    found = document(whence("index", "describe", "idx", "--json"))
+    assert (found["shards"], found["settings"]["seed"]) == (1, 1)
+
+
+def test_a_build_is_repeated_from_its_own_file(built, whence, place, document):
+    again = ("index", "build", "--config", "idx/run.toml", "--out", "two")
+    assert whence(*again).exit_code == 0
+    one, two = (document(whence("index", "describe", name, "--json")) for name in ("idx", "two"))
+    assert {**one, "index": ""} == {**two, "index": ""}
+
+
 def test_exact_norms_are_kept_if_they_are_asked_for(whence, document):
-    words = ("index", "build", "idx", *MODEL, "--exact-norms", "--parameters", "last-layer")
+    words = (
+        "index",
+        "build",
+        *MODEL,
+        "--out",
+        "idx",
+        "--exact-norms",
+        "--parameters",
+        "last-layer",
+    )
     found = document(whence(*words, "--json"))
     assert found["settings"]["norms"] == "exact"
     assert found["parameters"] == 2
 
 
 def test_a_sparse_projection_can_be_chosen(whence, document, ask):
-    words = ("index", "build", "idx", *MODEL, "--spread", 2, "--dimension", 20)
+    words = ("index", "build", *MODEL, "--out", "idx", "--spread", 2, "--dimension", 20)
     found = document(whence(*words, "--json"))
     assert found["settings"]["projection"] == "whence sparse projection 1"
     assert found["settings"]["spread"] == 2

@@ -102,7 +102,7 @@ def explain(  # noqa: PLR0913 - one argument for each option
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
-) -> None:
+) -> Path:
     """Explain predictions: an attribution map over each image, with figures to trust it by."""
     import torch
 
@@ -154,6 +154,7 @@ def explain(  # noqa: PLR0913 - one argument for each option
         asked = "" if target == "predicted" else f" of {target}"
         asked += "" if versus is None else f", not {versus}"
         show(result, written, data.skipped, asked=asked, verbose=verbose)
+    return place
 
 
 def stem_of(source: str) -> str:

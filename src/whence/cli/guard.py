@@ -4,19 +4,20 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from whence.errors import WhenceError
 
-__all__ = ["guarded"]
+__all__ = ["INTERRUPTED", "complained", "guarded"]
 
 INTERRUPTED = 130
 """What a shell expects of a program that was stopped by Ctrl-C."""
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
+def guarded(command: Callable[..., Path | None]) -> Callable[..., None]:
     """Return a command that ends with a message where it would end with a traceback.
 
     An error of whence is shown without its traceback (with it under ``--verbose``) and ends
@@ -30,8 +31,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except WhenceError as error:
             if options.get("verbose"):
                 typer.echo(traceback.format_exc(), err=True)
-            label = typer.style("Error:", fg=typer.colors.RED, bold=True)
-            typer.echo(f"{label} {error}", err=True)
+            complained(error)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as stop:
             typer.echo(f"\nStopped. {kept(options)}", err=True)
@@ -42,6 +42,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(0) from error
 
     return run
+
+
+def complained(error: WhenceError) -> None:
+    """Print an error as a message."""
+    label = typer.style("Error:", fg=typer.colors.RED, bold=True)
+    typer.echo(f"{label} {error}", err=True)
 
 
 def kept(options: dict[str, Any]) -> str:

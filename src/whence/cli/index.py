@@ -7,12 +7,15 @@ import typer
 
 from whence.cli.console import bars, bold, faint, say, say_json, table
 from whence.cli.options import (
+    OUTPUT,
     Classes,
     Device,
     Download,
     Input,
     Json,
     Model,
+    Overwrite,
+    Resume,
     Verbose,
     Weights,
 )
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from whence.index import Manifest
     from whence.recipes.index import Answer
 
-__all__ = ["COMMANDS", "build", "describe", "query", "verify"]
+__all__ = ["COMMANDS", "RUNS", "build", "describe", "query", "verify"]
 
 DATA, CHOICE = "Data", "What to look at"
 
@@ -51,17 +54,15 @@ Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a tim
 
 
 def build(  # noqa: PLR0913 - one argument for each option
-    out: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INDEX",
-            help="A new folder, or one in which the same build was interrupted.",
-            show_default=False,
-        ),
-    ],
     *,
     model: Model,
     train: Train,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FOLDER", help="A new folder for the index.", rich_help_panel=OUTPUT
+        ),
+    ],
     train_labels: TrainLabels = None,
     weights: Weights = None,
     download: Download = False,
@@ -97,18 +98,28 @@ def build(  # noqa: PLR0913 - one argument for each option
     ] = False,
     batch_size: Batch = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Training images per file.")] = 4096,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Store the projected gradients of a training set, in one pass over it.
 
-    Costs less than one epoch of training. Stop it at any time and run it again: it goes on.
+    Costs less than one epoch of training. Stop it at any time: --resume goes on.
     """
     del verbose
+    from whence.errors import OutputError
     from whence.gradients import Projection, SparseProjection
+    from whence.index import begun, cleared
     from whence.recipes import load_images, load_subject
     from whence.recipes.index import build_index
 
+    if begun(out) and not (resume or overwrite):
+        msg = (
+            f"{out} holds an index already, or the start of one. Go on with it (--resume), replace "
+            f"it (--overwrite), or give another folder."
+        )
+        raise OutputError(msg)
     loaded = load_subject(
         model,
         weights=weights,
@@ -118,6 +129,8 @@ def build(  # noqa: PLR0913 - one argument for each option
         download=download,
     )
     data = load_images(train, loaded, labels=train_labels)
+    if overwrite:
+        cleared(out)
     with bars(quiet=as_json) as progress:
         manifest = build_index(
             loaded,
@@ -313,6 +326,8 @@ def describe(folder: Folder, *, as_json: Json = False, verbose: Verbose = False)
 
 COMMANDS = (build, query, verify, describe)
 """The commands of `whence index`."""
+RUNS = (build, query)
+"""Those whose options can be saved to a file and taken from one."""
 
 
 def overview(manifest: "Manifest", folder: Path) -> dict[str, Any]:

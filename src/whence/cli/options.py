@@ -20,6 +20,7 @@ __all__ = [
     "NamedModels",
     "NamedWeights",
     "Overwrite",
+    "Resume",
     "Set",
     "Verbose",
     "Weights",
@@ -143,6 +144,10 @@ Overwrite: TypeAlias = Annotated[
     typer.Option(
         "--overwrite", help="Replace an earlier result of whence.", rich_help_panel=OUTPUT
     ),
+]
+Resume: TypeAlias = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with what is in the folder.", rich_help_panel=OUTPUT),
 ]
 Json: TypeAlias = Annotated[
     bool,

@@ -1,6 +1,8 @@
 """The program: its commands, and how it ends."""
 
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 from whence import __version__
 from whence.cli import index
 from whence.cli.audit import audit
+from whence.cli.config import configured
 from whence.cli.convert import convert
 from whence.cli.demo import demo
 from whence.cli.describe import describe
@@ -24,7 +27,9 @@ from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-COMMANDS = (
+RUNS: tuple[Callable[..., Path | None], ...] = (audit, explain, convert, fit, demo)
+"""Commands whose options can be saved to a file and taken from one."""
+COMMANDS: tuple[Callable[..., Path | None], ...] = (
     audit,
     explain,
     methods,
@@ -58,7 +63,8 @@ def flowing(text: str) -> str:
 
 
 for command in COMMANDS:
-    app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(command))
+    made = configured(command, command.__name__) if command in RUNS else command
+    app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(made))
 
 index_app = typer.Typer(
     name="index",
@@ -66,7 +72,8 @@ index_app = typer.Typer(
     no_args_is_help=True,
 )
 for part in index.COMMANDS:
-    index_app.command(name=part.__name__, help=flowing(part.__doc__ or ""))(guarded(part))
+    made = configured(part, f"index {part.__name__}") if part in index.RUNS else part
+    index_app.command(name=part.__name__, help=flowing(part.__doc__ or ""))(guarded(made))
 app.add_typer(index_app)
 
 

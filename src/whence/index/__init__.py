@@ -5,7 +5,16 @@ Files are safetensors shards and a manifest in JSON; only this room knows their 
 
 from whence.index.manifest import Manifest, Provenance, ShardEntry
 from whence.index.shard import Rows
-from whence.index.store import MakeRows, Neighbours, build, manifest_of, query, verify
+from whence.index.store import (
+    MakeRows,
+    Neighbours,
+    begun,
+    build,
+    cleared,
+    manifest_of,
+    query,
+    verify,
+)
 
 __all__ = [
     "MakeRows",
@@ -14,7 +23,9 @@ __all__ = [
     "Provenance",
     "Rows",
     "ShardEntry",
+    "begun",
     "build",
+    "cleared",
     "manifest_of",
     "query",
     "verify",

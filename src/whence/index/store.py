@@ -21,7 +21,10 @@ from whence.index.lock import one_builder
 from whence.index.manifest import DONE, OPEN, Manifest, Provenance, as_runs, read_manifest
 from whence.index.shard import Rows, damaged, opened, sha256_of, write_shard
 
-__all__ = ["MakeRows", "Neighbours", "build", "manifest_of", "query", "verify"]
+__all__ = ["MakeRows", "Neighbours", "begun", "build", "cleared", "manifest_of", "query", "verify"]
+
+OURS = ("shard-", "manifest.", "run.toml")
+"""How the names of the files in an index begin."""
 
 MakeRows = Callable[[Sequence[int]], Iterable[Rows]]
 """Makes the rows of some images; may leave out images that cannot be used."""
@@ -99,6 +102,31 @@ def is_whole(folder: Path, manifest: Manifest, place: int) -> bool:
     return sha256_of(folder / entry.file) == entry.sha256
 
 
+def begun(folder: str | Path) -> bool:
+    """Return whether a folder holds an index, complete or not."""
+    return any((Path(folder) / name).is_file() for name in (DONE, OPEN))
+
+
+def cleared(folder: str | Path) -> None:
+    """Remove the files of an index, to build another one there.
+
+    Raises:
+        OutputError: If the folder holds other files (then all stay), another process is building
+            there, or a file cannot be removed.
+    """
+    if not begun(folder):
+        return
+    refuse_foreign(Path(folder), sorted(path.name for path in Path(folder).iterdir()))
+    with one_builder(Path(folder)):
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_file() and path.name.startswith(OURS[:2]):
+                try:
+                    path.unlink()
+                except OSError as error:
+                    msg = f"{path} cannot be removed: {error.strerror}. Give another folder."
+                    raise OutputError(msg) from error
+
+
 def manifest_of(folder: str | Path) -> Manifest:
     """Return the manifest of a complete index.
 
@@ -106,6 +134,17 @@ def manifest_of(folder: str | Path) -> Manifest:
         RecordError: If the folder holds none.
     """
     return read_manifest(Path(folder) / DONE)
+
+
+def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder in which something is that no index wrote."""
+    foreign = [n for n in names if not n.lstrip(".").startswith(OURS)]
+    if foreign:
+        msg = (
+            f"A new or empty folder was needed, but {folder} holds {foreign[0]!r}. "
+            f"Give another folder."
+        )
+        raise OutputError(msg)
 
 
 def found_in(folder: Path, plan: Manifest) -> Manifest:
@@ -118,13 +157,7 @@ def found_in(folder: Path, plan: Manifest) -> Manifest:
         except OSError as error:
             msg = f"{folder} cannot be written: {error.strerror}. Give a place that can."
             raise OutputError(msg) from error
-        foreign = [n for n in names if not n.lstrip(".").startswith(("shard-", "manifest."))]
-        if foreign:
-            msg = (
-                f"A new or empty folder was needed, but {folder} holds {foreign[0]!r}. "
-                f"Give another folder."
-            )
-            raise OutputError(msg)
+        refuse_foreign(folder, names)
         return plan
     manifest = read_manifest(stored)
     plan.provenance.check_same(manifest.provenance, folder)
