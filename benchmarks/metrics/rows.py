@@ -78,7 +78,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
         rest = torch.from_numpy(np.array(metric(**call))).float()  # without the whole image
         return float(torch.trapezoid(torch.cat([first[:, None], rest], 1), dx=1 / STEPS).mean())
 
-    settings: dict[str, Any] = {"steps": STEPS, "fill": Zero(), "batch_size": 512}
+    settings: dict[str, Any] = {"steps": STEPS, "fill": Zero(), "batch_size": 128}
     judged = task.f, task.images, task.values
     note = "area of the logit over {} steps; the image itself put before Quantus' curve"
     return [
@@ -106,7 +106,7 @@ def road(task: Task, quantus: ModuleType) -> Pair:
         told = found if isinstance(found, dict) else found[0]
         return float(np.mean(list(told.values())))
 
-    metric = ROAD(order="most", fill=NoisyLinear(noise=0.0), batch_size=512)
+    metric = ROAD(order="most", fill=NoisyLinear(noise=0.0), batch_size=128)
     f = ModelScalar(task.model, Hit(task.labels))
     return Pair(
         name="ROAD",
@@ -132,7 +132,7 @@ def infidelity(task: Task, quantus: ModuleType) -> Pair:
         perturbation=RemovedSquares(largest=1 / 6),
         scaled=False,
         samples=patches * repeats,
-        batch_size=512,
+        batch_size=128,
     )
     return Pair(
         name="infidelity",
@@ -164,7 +164,7 @@ def sensitivity(task: Task, quantus: ModuleType) -> Pair:
         call = task.theirs | {"explain_func": quantus.explain, "explain_func_kwargs": explained}
         return float(np.mean(metric(**call)))
 
-    metric = MaxSensitivity(radius=RADIUS, samples=SAMPLES, batch_size=512)
+    metric = MaxSensitivity(radius=RADIUS, samples=SAMPLES, batch_size=128)
 
     def ours() -> float:
         return float(metric(task.f, task.images, task.values, method).mean())

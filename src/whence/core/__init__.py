@@ -18,6 +18,7 @@ from whence.core.fingerprint import fingerprint_data, fingerprint_model, fingerp
 from whence.core.gini import gini
 from whence.core.method import Method, MethodCard
 from whence.core.normalisation import Normalisation
+from whence.core.passes import forward_only
 from whence.core.progress import Progress, silent
 from whence.core.scalar import (
     ModelScalar,
@@ -99,6 +100,7 @@ __all__ = [
     "fingerprint_data",
     "fingerprint_model",
     "fingerprint_tensor",
+    "forward_only",
     "gini",
     "log_probability",
     "logit",

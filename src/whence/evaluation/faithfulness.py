@@ -10,13 +10,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from whence.core import Attributions, Blur, Images, ScalarFn, Scalars, Zero, check_images
+from whence.core import (
+    Attributions,
+    Blur,
+    Images,
+    ScalarFn,
+    Scalars,
+    Zero,
+    check_images,
+)
 from whence.errors import SettingError, ShapeError
 from whence.evaluation.metric import MetricCard, pixel_map
-from whence.evaluation.steps import Fill, filled
+from whence.evaluation.steps import Fill, kept, layered, shortened, swept
 
 __all__ = ["Curve", "Deletion", "Insertion", "random_order"]
 
@@ -78,13 +85,7 @@ class Deletion:
     def curve(self, f: ScalarFn, images: Images, values: Tensor) -> Curve:
         """Return the explained value after each step."""
         places = places_of(images, values, self.seed)
-        seen = filled(images, self.fill)
-
-        def changed(rows: Tensor, count: Tensor) -> Tensor:
-            stays = (places[rows] >= count[:, None]).view(len(rows), 1, *images.shape[2:])
-            return seen(rows, stays)
-
-        return traced(f, images, changed, self.steps, self.batch_size)
+        return traced(f, images, places, torch.ge, self)
 
 
 @final
@@ -119,13 +120,7 @@ class Insertion:
     def curve(self, f: ScalarFn, images: Images, values: Tensor) -> Curve:
         """Return the explained value after each step."""
         places = places_of(images, values, self.seed)
-        seen = filled(images, self.fill)
-
-        def changed(rows: Tensor, count: Tensor) -> Tensor:
-            here = (places[rows] < count[:, None]).view(len(rows), 1, *images.shape[2:])
-            return seen(rows, here)
-
-        return traced(f, images, changed, self.steps, self.batch_size)
+        return traced(f, images, places, torch.lt, self)
 
 
 def random_order(images: Images, seed: int = 0) -> Attributions:
@@ -170,20 +165,29 @@ def places_of(images: Images, values: Tensor, seed: int) -> Tensor:
 def traced(
     f: ScalarFn,
     images: Images,
-    changed: Callable[[Tensor, Tensor], Tensor],
-    steps: int,
-    batch_size: int,
+    places: Tensor,
+    stays: Callable[[Tensor, Tensor], Tensor],
+    metric: Deletion | Insertion,
 ) -> Curve:
-    """Return the curve of ``f`` over images changed in ever more pixels, batched over both."""
-    count, pixels = len(images), images.shape[2] * images.shape[3]
-    ends = torch.linspace(0, pixels, steps + 1, dtype=torch.float64).round().long()
+    """Return the curve of ``f`` over images changed in ever more pixels, batched over both.
+
+    Args:
+        f: What is explained.
+        images: ``(b, c, h, w)``.
+        places: Each pixel's place in the order, ``(b, n)``.
+        stays: Says of places, and of the number of pixels changed, which pixels are the image's.
+        metric: Its steps, fill and batch size.
+    """
+    pixels = images.shape[2] * images.shape[3]
+    ends = torch.linspace(0, pixels, metric.steps + 1, dtype=torch.float64).round().long()
     ends = ends.to(images.device)
-    every = torch.arange(count * (steps + 1), device=images.device)
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, len(every), batch_size):
-            some = every[start : start + batch_size]
-            rows = some % count
-            parts.append(f.at(rows)(changed(rows, ends[some // count])))
-    values: Float[Tensor, "s b"] = torch.cat(parts).view(steps + 1, count)
-    return Curve(fractions=ends.double() / pixels, values=values.T)
+    short, seen = shortened(places), layered(images, metric.fill)
+    bounds = ends.to(short.dtype)
+
+    def changed(numbers: Tensor) -> Callable[[slice], Images]:
+        return lambda span: seen(
+            span, kept(stays(short[span, None], bounds[numbers, None]), images)
+        )
+
+    values = swept(f, images, metric.steps + 1, changed, metric.batch_size)
+    return Curve(fractions=ends.double() / pixels, values=values)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeAlias, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from whence.core import Baseline, Images, ScalarFn, check_images
+from whence.core import Baseline, Images, ScalarFn, check_images, forward_only
 from whence.errors import SettingError, ShapeError
 from whence.evaluation.metric import pixel_map
 
@@ -134,6 +135,66 @@ def filled(images: Images, fill: Fill) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda rows, stays: torch.where(stays, images[rows], behind[rows])
 
 
+def layered(images: Images, fill: Fill) -> Callable[[slice, Tensor], Images]:
+    """Return what makes, of some images and of the pixels that stay, images to look at.
+
+    The pixels that stay are ``(g, k, 1, h, w)``, ``k`` changes of each of ``g`` images side by
+    side; they give ``g * k`` images, those of one image beside one another. No row is copied
+    before it is changed.
+    """
+    if isinstance(fill, Imputer):
+        return lambda span, stays: fill.impute(
+            images[span].repeat_interleave(stays.shape[1], dim=0), ~stays.flatten(0, 1)
+        )
+    behind = fill(images)
+    return lambda span, stays: torch.where(
+        stays, images[span].unsqueeze(1), behind[span].unsqueeze(1)
+    ).flatten(0, 1)
+
+
+def swept(
+    f: ScalarFn,
+    images: Images,
+    count: int,
+    changed: Callable[[Tensor], Callable[[slice], Images]],
+    batch_size: int,
+) -> Float[Tensor, "b m"]:
+    """Return ``f`` of ``count`` changes of each image, batched over both.
+
+    Batches are cut evenly: what a few images leave of a batch is filled by more changes.
+
+    Args:
+        f: What is explained.
+        images: ``(b, c, h, w)``.
+        count: How many changes there are.
+        changed: Takes numbers of changes ``(k,)``, and returns what makes of each of some images
+            these changes, ``(g * k, c, h, w)``, those of one image beside one another.
+        batch_size: Images per forward pass.
+    """
+    every = torch.arange(count, device=images.device)
+    spans = evenly(len(images), batch_size)
+    widest = spans[0].stop
+    parts: list[Tensor] = []
+    with forward_only():
+        for numbers in (every[span] for span in evenly(count, max(1, batch_size // widest))):
+            make = changed(numbers)
+            column: list[Tensor] = []
+            for span in spans:
+                rows = torch.arange(span.start, span.stop, device=images.device)
+                seen = f.at(rows.repeat_interleave(len(numbers)))(make(span))
+                column.append(seen.view(len(rows), len(numbers)))
+            parts.append(torch.cat(column))
+    return torch.cat(parts, dim=1)
+
+
+def evenly(count: int, most: int) -> list[slice]:
+    """Return as few spans of ``count`` as hold at most so many each, the longest first."""
+    cuts = -(-count // most)
+    size, more = divmod(count, cuts)
+    starts = [i * size + min(i, more) for i in range(cuts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(starts)]
+
+
 def labelled(images: Images, values: Tensor, segments: Segments) -> Int[Tensor, "b n"]:
     """Return the segment of each pixel, after checking that all fits the images.
 
@@ -170,7 +231,7 @@ def answers(
     """
     every = torch.arange(len(images) * count, device=images.device)
     parts: list[Tensor] = []
-    with torch.no_grad():
+    with forward_only():
         for some in torch.split(every, batch_size):
             rows = some % len(images)
             parts.append(f.at(rows)(changed(rows, some // len(images))))
@@ -198,13 +259,15 @@ def evaluated(
         batch_size: Images per forward pass.
     """
     empty = starts >= stops
-    rows = torch.arange(len(images), device=images.device)[:, None, None].expand_as(starts)
-    keys = torch.stack([rows, starts.masked_fill(empty, 0), stops.masked_fill(empty, 0)], dim=-1)
-    different, back = torch.unique(keys.flatten(0, 2), dim=0, return_inverse=True)
+    sides = places.shape[1] + 1
+    rows = torch.arange(len(images), device=images.device)[:, None, None]
+    # One number for each mask, since rows of several are sorted slowly.
+    keys = (rows * sides + starts.masked_fill(empty, 0)) * sides + stops.masked_fill(empty, 0)
+    different, back = torch.unique(keys, return_inverse=True)
     parts: list[Tensor] = []
-    with torch.no_grad():
+    with forward_only():
         for some in different.split(batch_size):
-            row, low, high = some.unbind(dim=1)
+            row, low, high = some // sides**2, some // sides % sides, some % sides
             place = places[row]
             stays = (place >= low[:, None]) & (place < high[:, None])
             parts.append(f.at(row)(changed(row, stays.view(len(some), 1, *images.shape[2:]))))
@@ -215,6 +278,26 @@ def removed(
     f: ScalarFn, images: Images, order: Order, ends: Int[Tensor, "b s"], fill: Fill, batch_size: int
 ) -> Float[Tensor, "b s"]:
     """Return ``f`` of images without the first ``ends`` segments of their order."""
-    stops = order.counts[:, None, None].expand(-1, 1, ends.shape[1])
-    changed = filled(images, fill)
-    return evaluated(f, images, order.places, ends[:, None], stops, changed, batch_size)[:, 0]
+    if bool((ends.diff(dim=1) == 0).any()):  # some images are equal, and seen once
+        stops = order.counts[:, None, None].expand(-1, 1, ends.shape[1])
+        changed = filled(images, fill)
+        return evaluated(f, images, order.places, ends[:, None], stops, changed, batch_size)[:, 0]
+    places, seen = shortened(order.places), layered(images, fill)
+    bounds = ends.to(places.dtype)
+
+    def without(numbers: Tensor) -> Callable[[slice], Images]:
+        return lambda span: seen(
+            span, kept(places[span, None] >= bounds[span][:, numbers, None], images)
+        )
+
+    return swept(f, images, ends.shape[1], without, batch_size)
+
+
+def shortened(places: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Return places in half the memory, to be compared quickly."""
+    return places.to(torch.int32)
+
+
+def kept(stays: Bool[Tensor, "g k n"], images: Images) -> Bool[Tensor, "g k 1 h w"]:
+    """Return which pixels stay in the shape of images."""
+    return stays.view(*stays.shape[:2], 1, *images.shape[2:])
