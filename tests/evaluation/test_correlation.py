@@ -468,7 +468,9 @@ def test_too_few_segments_for_a_correlation_are_refused_per_image(f, images, val
         FaithfulnessCorrelation(share=0.9, segments=Grid(cells=2))(f, images, values)
     with pytest.raises(ShapeError, match="one map per image"):
         Infidelity()(f, images, values.transpose(2, 3))
-    with pytest.raises(ShapeError, match="One map per image is needed; got 2 for 3"):
+    with pytest.raises(
+        ShapeError, match=r"One map per image is needed, of the image's size; got \(2, 2"
+    ):
         CompletenessGap()(f, images, values[:2])
 
 

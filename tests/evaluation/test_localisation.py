@@ -101,8 +101,11 @@ def test_masks_of_another_size_are_refused(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_empty_mask_is_refused_by_its_place(metric):
     masks = torch.stack([MASK[0], MASK[0] & False])
-    with pytest.raises(DataError, match="image 1 of the batch is empty"):
+    with pytest.raises(DataError, match="The mask of image 1 of the batch is empty"):
         metric(torch.ones(2, 1, 3, 3), masks)
+    every = torch.stack([MASK[0] & False] * 12)
+    with pytest.raises(DataError, match=r"masks of images 0, 1, .*, 9 and 2 more .* are empty"):
+        metric(torch.ones(12, 1, 3, 3), every)
 
 
 def test_a_soft_mask_is_refused():
@@ -200,5 +203,5 @@ def test_the_newer_metrics_refuse_what_the_others_refuse(metric):
         metric(torch.ones(1, 1, 4, 4), MASK)
     with pytest.raises(DataError, match="image 0 of the batch is empty"):
         metric(torch.ones(1, 1, 3, 3), MASK & False)
-    with pytest.raises(NumericsError, match="first in image 0"):
+    with pytest.raises(NumericsError, match="in image 0 of the batch"):
         metric(torch.full((1, 1, 3, 3), torch.inf), MASK)

@@ -49,6 +49,7 @@ from whence.evaluation.gap import CompletenessGap
 from whence.evaluation.idsds import IDSDS, CellDeletion, CellDropout, Cells, cells_of
 from whence.evaluation.imputation import NoisyLinear
 from whence.evaluation.infidelity import AddedNoise, Infidelity, Perturbation, RemovedSquares
+from whence.evaluation.judged import Judged, judge
 from whence.evaluation.localisation import (
     AreaIoU,
     EnergyPointing,
@@ -173,6 +174,7 @@ __all__ = [
     "InputMap",
     "Insertion",
     "Interval",
+    "Judged",
     "Judgement",
     "KeptPixels",
     "LinearDatamodelingScore",
@@ -234,6 +236,7 @@ __all__ = [
     "cells_of",
     "features",
     "hard_masks",
+    "judge",
     "mask_share",
     "masked_areas",
     "mosaics",

@@ -59,11 +59,14 @@ class CompletenessGap:
 
         Raises:
             NumericsError: If an attribution is NaN or infinite.
-            ShapeError: If there is not one map per image.
+            ShapeError: If there is not one map of the image's size per image.
         """
         total = pixel_map(values).double().sum(dim=1)
-        if len(values) != len(images):
-            msg = f"One map per image is needed; got {len(values)} for {len(images)} images."
+        if (len(values), *values.shape[2:]) != (len(images), *images.shape[2:]):
+            msg = (
+                f"One map per image is needed, of the image's size; got {tuple(values.shape)} for "
+                f"images {tuple(images.shape)}."
+            )
             raise ShapeError(msg)
         with torch.no_grad():
             difference = f(images).double()

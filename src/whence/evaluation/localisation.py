@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from whence.core import Attributions, Scalars
 from whence.errors import DataError, SettingError, ShapeError
-from whence.evaluation.metric import MetricCard, mean_ranks, membership, pixel_map
+from whence.evaluation.metric import MetricCard, mean_ranks, membership, numbered, pixel_map
 
 __all__ = [
     "AreaIoU",
@@ -302,11 +302,13 @@ def inside(masks: Tensor, values: Tensor) -> Float[Tensor, "b n"]:
     if not ((chosen == 0) | (chosen == 1)).all():
         msg = "Masks must hold 0 (outside) and 1 (inside). Threshold soft masks first."
         raise DataError(msg)
-    empty = (chosen.sum(dim=1) == 0).nonzero()
-    if len(empty):
+    empty = chosen.sum(dim=1) == 0
+    if bool(empty.any()):
+        one = int(empty.sum()) == 1
         msg = (
-            f"The mask of image {int(empty[0, 0])} of the batch is empty, so there is nowhere to "
-            f"point to. Leave such images out."
+            f"The {'mask' if one else 'masks'} of {numbered(empty)} {'is' if one else 'are'} "
+            f"empty, so there is nowhere to point to. Leave such images out: judge() does, and "
+            f"counts them."
         )
         raise DataError(msg)
     return chosen

@@ -1,7 +1,10 @@
 r"""Mean: a metric's value over a dataset, with the uncertainty that comes from the images."""
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self, final
+from typing import Final, Self, final
 
 import torch
 from jaxtyping import Float
@@ -11,6 +14,9 @@ from whence.core import Labels
 from whence.errors import DataError, SettingError, ShapeError
 
 __all__ = ["Estimate", "Mean"]
+
+UNDEFINED: Final = "the metric is undefined there"
+"""The reason where none is given: the metric's description says when it is undefined."""
 
 
 @final
@@ -23,7 +29,8 @@ class Estimate:
         low: Lower end of the bootstrap interval.
         high: Upper end of the bootstrap interval.
         count: Images with a defined value.
-        undefined: Images whose value is NaN (the metric says when that is), left out of the mean.
+        undefined: Images without a value, left out of the mean.
+        reasons: Why, and how many images for each reason; as many as are undefined together.
     """
 
     mean: float
@@ -31,11 +38,19 @@ class Estimate:
     high: float
     count: int
     undefined: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return the mean with its interval."""
-        text = f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}], {self.count} images"
-        return f"{text}, {self.undefined} undefined" if self.undefined else text
+        """Return the mean with its interval, and what was left out."""
+        if self.count > 1:
+            text = f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}], {self.count} images"
+        else:
+            text = f"{self.mean:.4g}, 1 image, which has no interval"
+        if not self.undefined:
+            return text
+        text = f"{text}, {self.undefined} undefined"
+        why = "; ".join(f"{number}: {reason}" for reason, number in self.reasons.items())
+        return f"{text} ({why})" if why else text
 
 
 @final
@@ -56,6 +71,7 @@ class Mean:
     draws: int = 1000
     seed: int = 0
     values: dict[int, float] = field(default_factory=dict, repr=False)
+    reasons: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -66,18 +82,29 @@ class Mean:
             )
             raise SettingError(msg)
 
-    def update(self, indices: Labels, values: Float[Tensor, " n"]) -> None:
+    def update(
+        self,
+        indices: Labels,
+        values: Float[Tensor, " n"],
+        reasons: Sequence[str] | None = None,
+    ) -> None:
         """Take in one value per image.
 
         Args:
             indices: The images' places in the dataset.
             values: What a metric returned for them; NaN where it is undefined.
+            reasons: Why an image has no value, empty where it has one: those of
+                :func:`whence.evaluation.judge`. None to leave it at that it has none.
 
         Raises:
             DataError: If an image was taken in before.
+            ShapeError: If there is not one of everything for each image.
         """
         if indices.shape != values.shape:
             msg = f"One number per value is needed; got {len(indices)} for {len(values)} values."
+            raise ShapeError(msg)
+        if reasons is not None and len(reasons) != len(values):
+            msg = f"One reason per value is needed; got {len(reasons)} for {len(values)} values."
             raise ShapeError(msg)
         new = dict(zip(indices.tolist(), values.double().tolist(), strict=True))
         repeated = self.values.keys() & new.keys()
@@ -86,6 +113,9 @@ class Mean:
             msg = f"Image {which} came twice, and would count twice. Give each image once."
             raise DataError(msg)
         self.values.update(new)
+        for k, index in enumerate(indices.tolist()):
+            if math.isnan(self.values[index]):
+                self.reasons[index] = (reasons[k] if reasons is not None else "") or UNDEFINED
 
     def merge(self, other: Self) -> Self:
         """Return the statistic of both parts; neither is changed.
@@ -110,6 +140,7 @@ class Mean:
             draws=self.draws,
             seed=self.seed,
             values=self.values | other.values,
+            reasons=self.reasons | other.reasons,
         )
 
     def result(self) -> Estimate:
@@ -120,8 +151,10 @@ class Mean:
         """
         every = torch.tensor([self.values[i] for i in sorted(self.values)], dtype=torch.float64)
         defined = every[~every.isnan()]
+        why = Counter(self.reasons[i] for i in sorted(self.reasons))
         if not len(defined):
-            msg = f"A mean needs a defined value; there are {len(every)} values, all NaN."
+            told = "".join(f" {number}: {reason}." for reason, number in why.items())
+            msg = f"A mean needs a defined value; there are {len(every)} values, all NaN.{told}"
             raise DataError(msg)
         means = self.resampled(defined)
         tail = (1 - self.confidence) / 2
@@ -132,6 +165,7 @@ class Mean:
             high=float(ends[1]),
             count=len(defined),
             undefined=len(every) - len(defined),
+            reasons=dict(sorted(why.items())),
         )
 
     def resampled(self, values: Tensor) -> Tensor:

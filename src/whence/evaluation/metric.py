@@ -40,22 +40,46 @@ def pixel_map(values: Attributions) -> Float[Tensor, "b n"]:
         NumericsError: If a value is NaN or infinite.
         ShapeError: If the values are not ``(b, c, h, w)``.
     """
+    check_maps(values)
+    if not values.isfinite().all():
+        wrong = ~values.isfinite()
+        which = wrong.flatten(1).any(dim=1)
+        msg = (
+            f"{int(wrong.sum())} of {values.numel()} attributions are NaN or infinite, in "
+            f"{numbered(which)}, and cannot be judged. Look for such values in weights and images, "
+            f"or leave these images out: judge() does, and counts them."
+        )
+        raise NumericsError(msg)
+    return values.sum(dim=1).flatten(1)
+
+
+def check_maps(values: Attributions) -> None:
+    """Refuse what is no batch of maps.
+
+    Raises:
+        ShapeError: If the values are not ``(b, c, h, w)``.
+    """
     if values.ndim != 4 or not values.numel():  # noqa: PLR2004 - the four axes of a batch
         msg = (
             f"Attributions must have shape (b, c, h, w), with c = 1 or the image's channels; "
             f"got {tuple(values.shape)}."
         )
         raise ShapeError(msg)
-    if not values.isfinite().all():
-        wrong = ~values.isfinite()
-        first = int(wrong.flatten(1).any(dim=1).nonzero()[0, 0])
-        msg = (
-            f"{int(wrong.sum())} of {values.numel()} attributions are NaN or infinite, first in "
-            f"image {first} of the batch, and cannot be judged. Look for such values in weights "
-            f"and images."
-        )
-        raise NumericsError(msg)
-    return values.sum(dim=1).flatten(1)
+
+
+def numbered(which: Bool[Tensor, " b"], most: int = 10) -> str:
+    """Return which images of a batch these are, in words.
+
+    Example:
+        >>> numbered(torch.tensor([False, True, True]))
+        'images 1 and 2 of the batch'
+    """
+    rows = [str(row) for row in which.nonzero()[:, 0].tolist()]
+    if len(rows) == 1:
+        return f"image {rows[0]} of the batch"
+    if len(rows) > most:
+        return f"images {', '.join(rows[:most])} and {len(rows) - most} more of the batch"
+    return f"images {', '.join(rows[:-1])} and {rows[-1]} of the batch"
 
 
 def membership(values: Float[Tensor, "b n"], counts: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
