@@ -13,11 +13,14 @@ from whence.errors import NumericsError, SettingError
 
 __all__ = ["NoisyLinear"]
 
-KERNEL = ((1 / 12, 1 / 6, 1 / 12), (1 / 6, 0.0, 1 / 6), (1 / 12, 1 / 6, 1 / 12))
-"""Weights of the eight neighbours: a sixth beside, a twelfth across the corner."""
-
 ROUNDS = 40
 """Steps of the solver at most, for each pixel of the image's sides."""
+
+LOOK = 4
+"""Steps between two looks at who has come to the tolerance."""
+
+FEWER = 0.75
+"""The share of the images below which the others go on alone."""
 
 
 @final
@@ -30,7 +33,7 @@ class NoisyLinear:
     for all missing pixels at once, with :math:`w = 1/6` beside and :math:`1/12` across a corner,
     over the neighbours that lie in the image. So the mask's shape, from which a network could tell
     the class, hardly shows. The system is symmetric and positive, and is solved for a whole batch
-    on its device by preconditioned conjugate gradients, to the ``tolerance``.
+    on its device by conjugate gradients, to the ``tolerance``.
 
     Constant images are reproduced, and linear ramps in holes that do not touch the border. Where
     nothing is left of an image, all its pixels are its mean colour.
@@ -78,42 +81,117 @@ class NoisyLinear:
 
     def solved(self, images: Images, gone: Bool[Tensor, "b 1 h w"]) -> Images:
         """Return the solution of the system at the missing pixels, zero elsewhere."""
-        missing = gone.to(images)
-        known = images * (1 - missing)
-        weight = neighbours(torch.ones_like(images[:1, :1]))
-        left = (1 - missing).sum(dim=(2, 3), keepdim=True)
+        inside = flattened(torch.ones_like(images[:1]))
+        missing = flattened(gone.to(images).expand_as(images))
+        known = flattened(images) * (1 - missing)
+        weight = Neighbours(inside, images.shape)(inside)
+        around = Neighbours(known, images.shape)
+        wanted = missing * around(known)
         # The mean of what is left is nearer to the solution than zero is.
-        x = missing * known.sum(dim=(2, 3), keepdim=True) / left
-        wanted = missing * neighbours(known)
-        enough = self.tolerance**2 * inner(wanted, wanted).clamp(min=torch.finfo(x.dtype).tiny)
-        rest = wanted - missing * (weight * x - neighbours(x))
-        scaled = rest / weight
-        way, size = scaled, inner(rest, scaled)
-        for _ in range(ROUNDS * sum(images.shape[2:])):
-            open_ones = inner(rest, rest) > enough
-            if not bool(open_ones.any()):
-                return x
-            moved = missing * (weight * way - neighbours(way))
-            step = torch.where(open_ones, size / inner(way, moved), 0.0)
-            x, rest = x + step * way, rest - step * moved
-            scaled = rest / weight
-            new = inner(rest, scaled)
-            way = scaled + torch.where(open_ones, new / size, 0.0) * way
-            size = new
-        msg = (
-            f"The imputation did not come to a tolerance of {self.tolerance:g}. Look for values "
-            f"that are not finite in the images, or raise the tolerance."
+        left = (~gone).sum(dim=(2, 3), keepdim=True)
+        colours = unflattened(known, images.shape).sum(dim=(2, 3), keepdim=True) / left
+        start = missing * flattened(colours.expand_as(images))
+        rest = wanted - missing * (weight * start - around(start))
+        enough = self.tolerance**2 * squares(wanted).clamp(min=torch.finfo(images.dtype).tiny)
+        found = descended(start, rest, missing * weight, missing, enough, images.shape)
+        if found is None:
+            msg = (
+                f"The imputation did not come to a tolerance of {self.tolerance:g}. Look for "
+                f"values that are not finite in the images, or raise the tolerance."
+            )
+            raise NumericsError(msg)
+        return unflattened(found, images.shape)
+
+
+@final
+class Neighbours:
+    """The weighted sum of each pixel's neighbours, of images with borders of zeros as rows.
+
+    The weights are the product of 1, 2, 1 along the rows and along the columns, over 12, without
+    what falls to the pixel itself. In one stretch of memory both are sums of shifted stretches;
+    the borders keep images and their rows apart.
+    """
+
+    def __init__(self, rows: Tensor, shape: torch.Size) -> None:
+        """Make room for as many images as there are rows."""
+        wide, size = shape[3] + 2, rows.numel()
+        guard = wide + 1
+        room, sums = rows.new_zeros(size + 2 * guard), rows.new_zeros(size + 2 * guard)
+        self.rows = room[guard : guard + size].view_as(rows)
+        self.before, self.here, self.behind = room[:-2], room[1:-1], room[2:]
+        self.sums = sums[1:-1]
+        self.above, self.beside, self.below = (
+            sums[start : start + size] for start in (1, guard, guard + wide)
         )
-        raise NumericsError(msg)
+        self.found = torch.empty_like(rows)
+        self.flat = self.found.view(-1)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the sums for these rows."""
+        self.rows.copy_(rows)
+        return self.nine().sub_(self.rows, alpha=4).div_(12)
+
+    def nine(self) -> Tensor:
+        """Return 12 times the sums, and 4 times the pixel itself, for ``rows``; kept till again."""
+        torch.add(self.before, self.behind, out=self.sums).add_(self.here, alpha=2)
+        torch.add(self.above, self.below, out=self.flat).add_(self.beside, alpha=2)
+        return self.found
 
 
-def neighbours(images: Images) -> Images:
-    """Return the weighted sum of each pixel's neighbours that lie in the image."""
-    channels = images.shape[1]
-    kernel = torch.tensor(KERNEL, dtype=images.dtype, device=images.device)
-    return functional.conv2d(images, kernel.expand(channels, 1, 3, 3), padding=1, groups=channels)
+def descended(
+    x: Tensor, rest: Tensor, own: Tensor, missing: Tensor, enough: Tensor, shape: torch.Size
+) -> Tensor | None:
+    """Return the solutions by conjugate gradients, or None if they take too many steps.
+
+    Images that have come to the tolerance are taken out, so that the others go on alone.
+
+    Args:
+        x: Where to start, an image in each row.
+        rest: What the start leaves of the right-hand sides.
+        own: The weight of each missing pixel in its own equation; 0 elsewhere.
+        missing: 1 where a pixel is missing.
+        enough: The squared size of a rest at which to stop, ``(b, 1)``.
+        shape: Of the images.
+    """
+    found, which = torch.empty_like(x), torch.arange(len(x), device=x.device)
+    # The pixel itself is in the nine as well: 4 / 12 of it.
+    own, others = own + missing / 3, missing / -12
+    size, tiny = squares(rest), torch.finfo(x.dtype).tiny
+    near = Neighbours(x, shape)
+    near.rows.copy_(rest)
+    for step in range(ROUNDS * sum(shape[2:])):
+        if step % LOOK == 0:
+            going = (size > enough)[:, 0]
+            count = int(going.sum())
+            if not count:
+                return found.index_copy_(0, which, x)
+            if count <= FEWER * len(which):
+                found[which[~going]] = x[~going]
+                which, x, rest, own, others, size, enough, way = (
+                    t[going] for t in (which, x, rest, own, others, size, enough, near.rows)
+                )
+                near = Neighbours(x, shape)
+                near.rows.copy_(way)
+        way = near.rows
+        moved = (own * way).addcmul_(others, near.nine())
+        far = size / (way * moved).sum(dim=1, keepdim=True).clamp_(min=tiny)
+        x, rest = x.addcmul_(way, far), rest.addcmul_(moved, far, value=-1)
+        new = squares(rest)
+        way.mul_(new / size.clamp_(min=tiny)).add_(rest)
+        size = new
+    return None
 
 
-def inner(one: Images, other: Tensor) -> Float[Tensor, "b 1 1 1"]:
-    """Return the inner product of each image with another."""
-    return (one * other).sum(dim=(1, 2, 3), keepdim=True)
+def flattened(images: Images) -> Float[Tensor, "b n"]:
+    """Return images with a border of zeros, one in each row."""
+    return functional.pad(images, (1, 1, 1, 1)).flatten(1)
+
+
+def unflattened(rows: Tensor, shape: torch.Size) -> Images:
+    """Return the images of rows, without the borders."""
+    return rows.view(-1, shape[1], shape[2] + 2, shape[3] + 2)[:, :, 1:-1, 1:-1]
+
+
+def squares(rows: Tensor) -> Float[Tensor, "b 1"]:
+    """Return the sum of each row's squares."""
+    return rows.square().sum(dim=1, keepdim=True)
