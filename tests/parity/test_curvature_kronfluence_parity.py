@@ -1,6 +1,7 @@
 """EK-FAC and K-FAC influence beside kronfluence's, at the same damping."""
 
 import copy
+import gc
 import warnings
 from types import ModuleType
 
@@ -87,6 +88,14 @@ class Subject:
         queries = self.recorder.record(self.queries, Loss(self.classes)).materialise()
         training = self.recorder.record(self.images, Loss(self.labels))
         return training.dot(inverse(queries)).T
+
+
+@pytest.fixture(autouse=True)
+def _settled():
+    """Kronfluence collects garbage at every turn, which is slow where much has been imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn"])
