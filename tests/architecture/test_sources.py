@@ -33,6 +33,7 @@ MAY_TOUCH_A_MODEL = {
 
 DOORS = {
     "lightning": "adapters/lightning.py",
+    "matplotlib": "display/canvas.py",
     "ray": "execution/ray.py",
     "skimage": "attribution/superpixels.py",
     "sklearn": "adapters/tables.py",

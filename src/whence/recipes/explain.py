@@ -26,7 +26,7 @@ from whence.core import (
     resolve_target,
     silent,
 )
-from whence.display import Panel, figure_of_query, png_bytes
+from whence.display import DOUBLE_COLUMN, Panel, Plot, figure_of_query, png_bytes
 from whence.errors import SettingError
 from whence.network import Network
 from whence.recipes.cards import class_names, model_card, run_card
@@ -146,18 +146,37 @@ class Explanation:
         return Path(path)
 
     def plot(self, path: str | Path) -> Path:
-        """Write a PNG file: each image above its map; a file that is there is replaced.
+        """Write each image above its map into a file; a file that is there is replaced.
+
+        A PNG is a picture, each map on its own scale, for the screen. PDF and SVG are
+        :meth:`figure`, all maps on one scale, and need the extra ``figures``.
 
         Raises:
+            MissingExtra: A PDF or SVG without matplotlib.
             OutputError: The file cannot be written.
-            SettingError: The file's name does not end in ``.png``.
+            SettingError: The file's name ends in none of these.
         """
         path = Path(path)
-        if path.suffix.lower() != ".png":
-            msg = f"The figure is a PNG file, so its name must end in .png; got {path.name!r}."
+        kind = path.suffix.lower()
+        if kind not in {".png", ".pdf", ".svg"}:
+            msg = f"The figure's name must end in .png, .pdf or .svg; got {path.name!r}."
             raise SettingError(msg)
+        if kind != ".png":
+            return self.figure().save(path)
         write_whole(path, self.png())
         return path
+
+    def figure(self, *, width: float = DOUBLE_COLUMN, columns: int | None = None) -> Plot:
+        """A figure of the images above their maps, on one colour scale, for a paper.
+
+        Args:
+            width: Inches.
+            columns: Images in a row.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+        """
+        return self.record.figure(width=width, columns=columns)
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook."""

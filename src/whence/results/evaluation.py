@@ -7,7 +7,18 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.display import card, facts, note, table
+from whence.display import (
+    DOUBLE_COLUMN,
+    SINGLE_COLUMN,
+    Curve,
+    Plot,
+    card,
+    curve_figure,
+    facts,
+    note,
+    rank_figure,
+    table,
+)
 from whence.results.files import read_record, write_record
 from whence.results.records import DatasetCard, ModelCard, RunCard
 
@@ -259,6 +270,50 @@ class EvaluationRecord:
             name: 1 + sum(v < value for v in every) + (every.count(value) - 1) / 2
             for name, value in found.items()
         }
+
+    def curve_figure(self, network: str, metric: str, *, width: float = SINGLE_COLUMN) -> Plot:
+        """A figure of a metric's mean curves with their bands, controls in grey, for a paper.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+            SettingError: The metric has no curves on this network.
+        """
+        kinds = {one.name: one.kind for one in self.methods}
+        curves = [
+            Curve(
+                name=one.method,
+                x=one.curve.fractions,
+                mean=one.curve.mean,
+                low=one.curve.low,
+                high=one.curve.high,
+                control=kinds[one.method] == "control",
+            )
+            for one in self.scores
+            if (one.network, one.metric) == (network, metric) and one.curve is not None
+        ]
+        return curve_figure(
+            curves, x_label="share of the pixels", y_label=metric, title=network, width=width
+        )
+
+    def rank_figure(self, network: str, *, width: float = DOUBLE_COLUMN) -> Plot:
+        """A figure of every method's rank under every metric that has a better end, for a paper.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+            SettingError: There is no such metric.
+        """
+        ranks = {one.name: self.ranks(network, one.name) for one in self.metrics}
+        metrics = [name for name, found in ranks.items() if found]
+        methods = [one.name for one in self.methods]
+        cells = [[ranks[metric].get(name, np.nan) for metric in metrics] for name in methods]
+        return rank_figure(
+            methods,
+            metrics,
+            np.asarray(cells, dtype=np.float64),
+            controls=[one.name for one in self.methods if one.kind == "control"],
+            title=network,
+            width=width,
+        )
 
     def _repr_html_(self) -> str:
         """Show the evaluation in a notebook: for each network a table, methods x metrics."""

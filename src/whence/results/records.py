@@ -10,7 +10,18 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.display import Panel, card, facts, note, strip, table
+from whence.display import (
+    DOUBLE_COLUMN,
+    Panel,
+    Plot,
+    card,
+    facts,
+    map_figure,
+    note,
+    strip,
+    table,
+    training_figure,
+)
 from whence.results.findings import Audited, Finding
 
 __all__ = [
@@ -348,7 +359,7 @@ class AuditRecord:
     def panel(self, position: int) -> Panel:
         """An audited test image with its map, for figures."""
         query, classes = self.queries[position], self.model.classes
-        label = "" if query.label is None else f", labelled {classes[query.label]}"
+        label = "" if query.label is None else f", label {classes[query.label]}"
         return Panel(
             picture=query.picture,
             values=query.attribution.values,
@@ -364,6 +375,34 @@ class AuditRecord:
             values=influence.map.values,
             title=self.model.classes[image.label],
             note=f"{influence.score:+.3g}",
+        )
+
+    def figure(
+        self,
+        position: int,
+        *,
+        proponents: int = 4,
+        opponents: int = 3,
+        width: float = DOUBLE_COLUMN,
+    ) -> Plot:
+        """A figure of one audited test image and the training images behind it, for a paper.
+
+        Args:
+            position: Which of the audited test images, from 0.
+            proponents: At most so many training images that speak for the prediction.
+            opponents: At most so many that speak against it.
+            width: Inches.
+
+        Raises:
+            IndexError: There is no such test image.
+            MissingExtra: matplotlib is not installed.
+        """
+        query = self.queries[position]
+        return training_figure(
+            self.panel(position),
+            [self.training_panel(one) for one in query.proponents[:proponents]],
+            [self.training_panel(one) for one in query.opponents[:opponents]],
+            width=width,
         )
 
     def _repr_html_(self) -> str:
@@ -428,6 +467,18 @@ class ExplanationRecord:
                 self.pictures, self.maps, self.predictions, self.confidences, strict=True
             )
         )
+
+    def figure(self, *, width: float = DOUBLE_COLUMN, columns: int | None = None) -> Plot:
+        """A figure of the images above their maps, on one colour scale, for a paper.
+
+        Args:
+            width: Inches.
+            columns: Images in a row.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+        """
+        return map_figure(self.panels, width=width, columns=columns)
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook: the images above their maps."""
