@@ -57,6 +57,26 @@ def test_masked_images_are_those_of_a_loop():
             torch.testing.assert_close(found.images[k].flatten(), wanted)
 
 
+def test_the_usual_fill_is_one_colour_that_tells_nothing_of_the_image():
+    data, test = planted(400, 0), planted(400, 1)
+    shifted = TensorData(images=test[0].images + 7, labels=test[0].labels)
+    settings = Retraining().settled(data[0])
+    colour = data[0].images.mean()
+    for part, values in (data, (shifted, test[1])):
+        left = settings.masked(part, values, 0.25).images
+        changed = left != part.images
+        torch.testing.assert_close(left[changed].unique(), colour[None])
+    assert Retraining(fill=Zero()).settled(data[0]).fill == Zero()
+
+
+def test_the_mean_of_each_image_would_give_the_hidden_pixel_away():
+    data, test = planted(400, 0), planted(400, 1)
+    (leaking,) = roar(train, data, test, settings=Retraining(shares=(0.125,), seeds=1, fill=Mean()))
+    (usual,) = roar(train, data, test, settings=Retraining(shares=(0.125,), seeds=1))
+    assert leaking.accuracies[0] > 0.9
+    assert usual.accuracies[0] < 0.6
+
+
 def test_the_error_is_of_the_paired_differences():
     cell = RetrainingCell(share=0.5, accuracies=(0.5, 0.7), control=(0.6, 0.9))
     assert cell.gain == pytest.approx(0.15)

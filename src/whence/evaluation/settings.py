@@ -132,6 +132,8 @@ def read(  # noqa: PLR0911 - one answer per kind of field
     """Return a setting's value as the type that its field has."""
     union = get_origin(hint) in (Union, types.UnionType)
     options = get_args(hint) if union else (hint,)
+    if type(None) in options and (value is None or str(value).lower() == "none"):
+        return None
     if Baseline in options or Imputer in options:
         return fill_named(str(value), where, normalisation, imputers=Imputer in options)
     table = next((known for kind, known in NAMED.items() if kind in options), None)
@@ -139,8 +141,6 @@ def read(  # noqa: PLR0911 - one answer per kind of field
         return one_of(table, str(value), where)
     if Segments in options:
         return segments(str(value))
-    if type(None) in options and (value is None or str(value).lower() == "none"):
-        return None
     for option in options:
         if get_origin(option) is tuple:
             return numbers(value, where)

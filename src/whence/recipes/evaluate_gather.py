@@ -65,7 +65,14 @@ class Asked:
             for one, candidate in zip(answers, self.candidates, strict=True)
             if candidate.kind != "control" and not one.refused
         }
-        return comparisons_of(self.network, self.question.name, values, self.better, self.bootstrap)
+        return comparisons_of(
+            self.network,
+            self.question.name,
+            values,
+            self.better,
+            self.bootstrap,
+            silenced=self.silenced,
+        )
 
 
 class Gathered:

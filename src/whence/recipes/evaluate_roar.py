@@ -98,7 +98,7 @@ class Retrainings:
 
     def candidate(self, one: Class, q: int, c: int) -> None:
         """Train networks without the pixels that a candidate's maps name."""
-        settings: Retraining = self.questions[q].metric[one.subject.name]
+        settings: Retraining = self.questions[q].metric[one.subject.name].settled(one.train)
         name = hits_name(one.n, q, c)
         known = self.cells.get(name) or {}
         every = settings.seeds * len(settings.shares)

@@ -88,7 +88,7 @@ def roar(
         DataError: If images have no labels.
         ShapeError: If there is not one map of the image's size for each image.
     """
-    chosen = Retraining() if settings is None else settings
+    chosen = (Retraining() if settings is None else settings).settled(data[0])
     labels = labelled_by(test[0], "test")
     labelled_by(data[0], "training")
     random = tuple(random_maps(part.images, seed) for seed, (part, _) in enumerate((data, test)))
