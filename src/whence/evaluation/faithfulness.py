@@ -22,7 +22,7 @@ from whence.core import (
     check_images,
 )
 from whence.errors import SettingError, ShapeError
-from whence.evaluation.metric import MetricCard, pixel_map
+from whence.evaluation.metric import MetricCard, ascending, pixel_map
 from whence.evaluation.steps import Fill, kept, layered, shortened, swept
 
 __all__ = ["Curve", "Deletion", "Insertion", "random_order"]
@@ -157,7 +157,7 @@ def places_of(images: Images, values: Tensor, seed: int) -> Tensor:
         )
         raise ShapeError(msg)
     mix = shuffled(ranked.shape[1], seed).to(ranked.device)
-    order = mix[ranked[:, mix].argsort(dim=1, descending=True, stable=True)]
+    order = mix[ascending(-ranked[:, mix])]
     counted = torch.arange(ranked.shape[1], device=ranked.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, counted)
 

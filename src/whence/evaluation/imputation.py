@@ -109,7 +109,8 @@ class Neighbours:
 
     The weights are the product of 1, 2, 1 along the rows and along the columns, over 12, without
     what falls to the pixel itself. In one stretch of memory both are sums of shifted stretches;
-    the borders keep images and their rows apart.
+    the borders keep images and their rows apart. It has room for two results more, so that the
+    solver's steps ask for no memory.
     """
 
     def __init__(self, rows: Tensor, shape: torch.Size) -> None:
@@ -123,7 +124,7 @@ class Neighbours:
         self.above, self.beside, self.below = (
             sums[start : start + size] for start in (1, guard, guard + wide)
         )
-        self.found = torch.empty_like(rows)
+        self.found, self.moved, self.spare = (torch.empty_like(rows) for _ in range(3))
         self.flat = self.found.view(-1)
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -173,10 +174,10 @@ def descended(
                 near = Neighbours(x, shape)
                 near.rows.copy_(way)
         way = near.rows
-        moved = (own * way).addcmul_(others, near.nine())
-        far = size / (way * moved).sum(dim=1, keepdim=True).clamp_(min=tiny)
+        moved = torch.mul(own, way, out=near.moved).addcmul_(others, near.nine())
+        far = size / torch.mul(way, moved, out=near.spare).sum(dim=1, keepdim=True).clamp_(min=tiny)
         x, rest = x.addcmul_(way, far), rest.addcmul_(moved, far, value=-1)
-        new = squares(rest)
+        new = torch.mul(rest, rest, out=near.spare).sum(dim=1, keepdim=True)
         way.mul_(new / size.clamp_(min=tiny)).add_(rest)
         size = new
     return None

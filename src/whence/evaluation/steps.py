@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whence.core import Baseline, Images, ScalarFn, check_images, forward_only
 from whence.errors import SettingError, ShapeError
-from whence.evaluation.metric import pixel_map
+from whence.evaluation.metric import ascending, pixel_map
 
 __all__ = ["Fill", "Imputer", "Segments", "Squares", "Tiles"]
 
@@ -121,7 +121,7 @@ def ordered(images: Images, values: Tensor, segments: Segments, seed: int) -> Or
     sizes = torch.zeros_like(sums).scatter_add_(1, flat, torch.ones_like(ranked))
     means = (sums / sizes).masked_fill(sizes == 0, -torch.inf)
     mix = torch.randperm(most, generator=torch.Generator().manual_seed(seed)).to(ranked.device)
-    order = mix[means[:, mix].argsort(dim=1, descending=True, stable=True)]
+    order = mix[ascending(-means[:, mix])]
     counted = torch.arange(most, device=ranked.device).expand_as(order)
     places = torch.empty_like(order).scatter_(1, order, counted)
     return Order(places=places.gather(1, flat), counts=counts)
