@@ -202,6 +202,16 @@ def test_monotonicity_of_positive_contributions_is_one_and_of_negative_ones_zero
     assert Monotonicity(graded=True)(fallen, ones, ones).tolist() == [0, 0]
 
 
+def test_a_step_that_changes_nothing_does_not_fall():
+    halves = torch.ones(1, 1, 8, 8)
+    f = ModelScalar(lambda x: x[:, :, :4].sum((1, 2, 3))[:, None], logit(0))
+    lower = torch.arange(64.0).view(1, 1, 8, 8)  # the lower half, which is not looked at, is last
+    for values in (lower, -lower):
+        assert Monotonicity()(f, halves, values).tolist() == [1]
+        assert Monotonicity(graded=True)(f, halves, values).tolist() == [1]
+        assert Monotonicity(graded=True)(f, -halves, values).tolist() == [0.5]
+
+
 def test_property_46_contributions_of_a_linear_function_are_perfect(line, images):
     f, weights = line
     true = images * weights

@@ -151,6 +151,13 @@ def test_the_threshold_is_a_share_of_the_maximum():
     assert ThresholdIoU()(-values.abs(), MASK).isnan().all()
 
 
+def test_the_threshold_is_each_images_own():
+    values = picture([[8, 3, 5], [4, 0, 0], [-9, 0, 0]])
+    both = torch.cat([1e3 * values, values, 1e-3 * values])
+    found = ThresholdIoU()(both, MASK.repeat(3, 1, 1, 1))
+    torch.testing.assert_close(found, torch.full((3,), 0.25, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("threshold", [0, 1.5, float("nan")])
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(SettingError, match="over 0 and at most 1"):

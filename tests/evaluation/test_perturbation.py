@@ -109,6 +109,36 @@ def test_aopc_is_the_mean_fall_over_a_loop_of_regions(size, steps, order, f, ima
         assert found[row].item() == pytest.approx(wanted, rel=1e-9)
 
 
+def uneven(images):
+    """Nine regions in the first image, five in the second, seven in the third."""
+    labels = Grid(cells=3)(images).clone()
+    labels[1] = labels[1].clamp(max=4)
+    labels[2] = labels[2].clamp(max=6)
+    return labels
+
+
+@pytest.mark.parametrize("steps", [6, 100])
+def test_aopc_of_images_with_fewer_regions_ends_with_their_last(steps, f, images, values):
+    found = RegionPerturbation(segments=uneven, steps=steps, fill=Zero())(f, images, values)
+    for row, count in enumerate((9, 5, 7)):
+        last = min(steps, count)
+        points = naive_curve(f, images, row, values, uneven(images), Zero(), range(last + 1))
+        wanted = sum(points[0] - point for point in points) / (last + 1)
+        assert found[row].item() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_road_leaves_one_pixel_of_every_image(f, images, values):
+    imputer = NoisyLinear(noise=0.0, tolerance=1e-12)
+    found = ROAD(order="most", shares=(0.999,), fill=imputer)(f, images, values)
+    for row in range(3):
+        gone = torch.ones(48, dtype=torch.bool)
+        gone[values[row].sum(0).flatten().argmin()] = False
+        changed = naive_imputation(images[row], gone.view(6, 8))
+        with torch.no_grad():
+            wanted = f.at(torch.tensor([row]))(changed[None]).item()
+        assert found[row].item() == pytest.approx(wanted, rel=1e-8)
+
+
 def test_squares_are_cut_from_the_upper_left():
     labels = Squares(size=3)(torch.zeros(2, 1, 4, 7))
     assert labels[0].tolist() == [[0, 0, 0, 1, 1, 1, 2]] * 3 + [[3, 3, 3, 4, 4, 4, 5]]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from whence.core import Custom, logit, margin
+from whence.core import Custom, ModelScalar, log_probability, logit, margin
 from whence.errors import SettingError, TargetError
-from whence.evaluation import EdgeMap, RandomLogit, Spearman
+from whence.evaluation import EdgeMap, RandomLogit, Similarities, Spearman
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,28 @@ def test_of_a_linear_network_the_weights_of_the_classes_are_compared(model, imag
             expected = Spearman()(weights[k], weights[(k + step) % 4])
             assert made.values[stage, row].item() == pytest.approx(expected.item(), abs=1e-6)
     assert sorted(made.stages) == ["class + 1", "class + 2", "class + 3"]
+
+
+def test_a_margin_and_a_log_probability_move_to_the_other_class_too(model, images):
+    check = RandomLogit(draws=3, agreement=Spearman())
+    classes = torch.tensor([0, 3, 2])
+    for target in (margin, log_probability):
+        made = check(model, images, target(classes), Gradient())
+        first = Gradient()(ModelScalar(model, target(classes)), images)
+        for stage, name in enumerate(made.stages):
+            step = int(name.split()[-1])
+            other = Gradient()(ModelScalar(model, target((classes + step) % 4)), images)
+            torch.testing.assert_close(made.values[stage], Spearman()(first, other))
+
+
+def test_the_score_is_the_mean_of_the_stages_that_are_defined_for_an_image():
+    nan = torch.nan
+    made = Similarities(
+        stages=("a", "b", "c"), values=torch.tensor([[0.5, nan], [nan, nan], [-1.0, nan]])
+    )
+    assert made.score[0].item() == -0.25
+    assert made.score[1].isnan()
+    assert made.undefined.tolist() == [1, 3]
 
 
 def test_the_seed_decides_the_classes_and_the_batch_does_not(model, images):
