@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whence.network import Network
-    from whence.recipes import audit, evaluate, explain, transfer
+    from whence.recipes import audit, evaluate, explain, fix, transfer
 
-__all__ = ["Network", "__version__", "audit", "evaluate", "explain", "transfer"]
+__all__ = ["Network", "__version__", "audit", "evaluate", "explain", "fix", "transfer"]
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ ROOMS = {
     "audit": "whence.recipes",
     "evaluate": "whence.recipes",
     "explain": "whence.recipes",
+    "fix": "whence.recipes",
     "transfer": "whence.recipes",
 }
 """Where each public name lives."""

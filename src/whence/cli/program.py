@@ -18,6 +18,7 @@ from whence.cli.describe import describe
 from whence.cli.evaluate import evaluate
 from whence.cli.explain import explain
 from whence.cli.fit import fit
+from whence.cli.fix import fix
 from whence.cli.guard import guarded
 from whence.cli.homogeneity import homogeneity
 from whence.cli.methods import methods
@@ -27,7 +28,7 @@ from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-RUNS: tuple[Callable[..., Path | None], ...] = (audit, explain, convert, fit, demo)
+RUNS: tuple[Callable[..., Path | None], ...] = (audit, explain, convert, fit, fix, demo)
 """Commands whose options can be saved to a file and taken from one."""
 COMMANDS: tuple[Callable[..., Path | None], ...] = (
     audit,
@@ -39,6 +40,7 @@ COMMANDS: tuple[Callable[..., Path | None], ...] = (
     homogeneity,
     convert,
     fit,
+    fix,
     transfer,
     demo,
     view,

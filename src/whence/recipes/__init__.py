@@ -7,6 +7,7 @@ from whence.recipes.evaluate import evaluate
 from whence.recipes.explain import Explanation, explain
 from whence.recipes.fit import fit
 from whence.recipes.fit_record import FitRecord
+from whence.recipes.fix import Fixed, fix, load_fixed
 from whence.recipes.groups import read_group
 from whence.recipes.load import Case, load_architecture, load_case, load_images, load_subject
 from whence.recipes.removal import (
@@ -28,6 +29,7 @@ __all__ = [
     "Explanation",
     "FineTune",
     "FitRecord",
+    "Fixed",
     "GroupInfluence",
     "LastLayer",
     "PatchShare",
@@ -43,9 +45,11 @@ __all__ = [
     "evaluate",
     "explain",
     "fit",
+    "fix",
     "group_influence",
     "load_architecture",
     "load_case",
+    "load_fixed",
     "load_images",
     "load_subject",
     "planted_digits",

@@ -21,7 +21,17 @@ __all__ = ["CERTIFIED", "RUNS", "Manifest", "prepared"]
 RUNS = "runs"
 MANIFEST = "settings.json"
 CERTIFIED = "x-dnn.safetensors"
-OURS = (MANIFEST, RUNS, "fit.json", "report.md", "weights.safetensors", CERTIFIED, "run.toml")
+OURS = (
+    MANIFEST,
+    RUNS,
+    "fit.json",
+    "report.md",
+    "weights.safetensors",
+    CERTIFIED,
+    "run.toml",
+    "fix.json",
+    "arrays.npz",
+)
 
 
 @final

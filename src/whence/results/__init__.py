@@ -15,6 +15,7 @@ from whence.results.files import (
 )
 from whence.results.findings import Audited, Finding, decide
 from whence.results.findings_file import load_audited, load_findings, save_findings
+from whence.results.fix import FixRecord, FixTraining, load_fix, save_fix
 from whence.results.folder import new_folder
 from whence.results.records import (
     SCHEMA_VERSION,
@@ -50,6 +51,8 @@ __all__ = [
     "DatasetCard",
     "ExplanationRecord",
     "Finding",
+    "FixRecord",
+    "FixTraining",
     "GroupRecord",
     "HarmfulImage",
     "InfluenceRecord",
@@ -72,10 +75,12 @@ __all__ = [
     "load_audited",
     "load_explanation",
     "load_findings",
+    "load_fix",
     "load_transfer",
     "new_folder",
     "save_audit",
     "save_explanation",
     "save_findings",
+    "save_fix",
     "save_transfer",
 ]
