@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whence.evaluation.catalogue import METRICS
+from whence.evaluation.catalogue import METRICS, TRAINED
 
 SMALL = ("--metric", "deletion:steps=2", "--metric", "gini", "--method", "gradient")
 
@@ -163,7 +163,7 @@ def test_an_evaluation_that_is_stopped_can_be_resumed(place, stop, code, whence)
 
 def test_metrics_names_every_metric_with_its_direction(whence, document):
     found = document(whence("metrics", "--json"))
-    assert [one["name"] for one in found] == list(METRICS)
+    assert [one["name"] for one in found] == [*METRICS, *TRAINED]
     text = whence("metrics").stdout
     assert all(one["reference"].split("(")[0].strip() in text for one in found)
 
