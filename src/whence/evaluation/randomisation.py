@@ -5,22 +5,39 @@ If a map stays the same while the weights are drawn anew, it does not explain th
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, final
+from typing import Any, ClassVar, Final, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from whence.core import Images, Method, ModelScalar, Scalars, Target
+from whence.core import (
+    Attributions,
+    Images,
+    Method,
+    ModelScalar,
+    Scalars,
+    Target,
+    check_finite_images,
+    check_images,
+    logits_from,
+)
 from whence.errors import SettingError
 from whence.evaluation.agreement import Pairwise, Spearman
 from whence.evaluation.metric import MetricCard
 from whence.network import Network
+from whence.network.export import check_model, unwrapped
 
 __all__ = ["Cascade", "ParameterRandomisation"]
 
 ORDERS: Final = ("top-down", "bottom-up", "independent")
+TOGETHER: Final = 2**22
+"""Values of maps that are kept until they are compared at once."""
 
 
 @final
@@ -99,47 +116,80 @@ class ParameterRandomisation:
             target: What is explained. Name the classes; do not let them follow the predictions.
             method: The method that is judged.
         """
-        network = Network.read(copy.deepcopy(model), images)
-        f = ModelScalar(network, target)
+        f, original, layers = prepared(model, images, target, method)
+        names, maps, found = list[str](), list[Tensor](), list[Tensor]()
+        for layer in randomised(layers, order=self.order, seed=self.seed):
+            names.append(layer)
+            maps.append(method(f, images).detach())
+            if len(maps) * original.numel() >= TOGETHER or len(names) == len(layers):
+                found.append(self.agreement(original.repeat(len(maps), 1, 1, 1), torch.cat(maps)))
+                maps.clear()
+        return Cascade(
+            layers=tuple(names), correlations=torch.cat(found).view(len(names), len(original))
+        )
+
+
+Layers: TypeAlias = dict[str, list[nn.Parameter]]
+"""The parameters of each layer, from the output to the images."""
+
+
+def prepared(
+    model: nn.Module, images: Images, target: Target, method: Method
+) -> tuple[ModelScalar, Attributions, Layers]:
+    """Return a copy of a model to explain, its maps, and its layers, whose values may be changed.
+
+    Reading a model as a network takes longer than a hundred maps of a small one. So a method is
+    shown the copied model itself first; one that needs the graph refuses that, and gets it.
+
+    Args:
+        model: The model, in eval mode; it is not touched.
+        images: ``(b, c, h, w)``.
+        target: What is explained.
+        method: Makes the maps.
+    """
+    copied = copy.deepcopy(unwrapped(model))
+    check_model(copied, check_images(images))
+    check_finite_images(images)
+    f = ModelScalar(copied, target)
+    original = None
+    with suppress(Exception):  # whatever it says, the network's answer counts
         original = method(f, images).detach()
-        layers, found = [], list[Tensor]()
-        for layer in randomised(network, order=self.order, seed=self.seed):
-            layers.append(layer)
-            found.append(self.agreement(original, method(f, images).detach()))
-        return Cascade(layers=tuple(layers), correlations=torch.stack(found))
+    if original is None:
+        f = ModelScalar(Network.read(copied, images), target)
+        original = method(f, images).detach()
+    return f, original, layers_of(copied, images)
 
 
-def randomised(network: Network, *, order: str, seed: int) -> Iterator[str]:
+def randomised(layers: Layers, *, order: str, seed: int) -> Iterator[str]:
     """Yield the name of each layer when its parameters have just been drawn anew.
 
     Args:
-        network: A network of our own, whose parameters are overwritten.
+        layers: The layers of a copy of our own, whose parameters are overwritten.
         order: ``top-down``, ``bottom-up`` or ``independent``.
         seed: Seed of the noise.
 
     Raises:
         SettingError: If there is no parameter on the way from the images to the logits.
     """
-    layers = layers_of(network)
     if not layers:
         msg = "The model has no parameters on the way from images to logits to randomise."
         raise SettingError(msg)
     generator = torch.Generator().manual_seed(seed)
     names = list(layers)
     for layer in reversed(names) if order == "bottom-up" else names:
-        before = {name: network.parameters[name].detach().clone() for name in layers[layer]}
-        for name in layers[layer]:
-            redraw(network.parameters[name], generator)
+        before = [parameter.detach().clone() for parameter in layers[layer]]
+        for parameter in layers[layer]:
+            redraw(parameter, generator)
         yield layer
         if order == "independent":
-            restore(network, before)
+            restore(layers[layer], before)
 
 
 @torch.no_grad()
-def restore(network: Network, before: Mapping[str, Tensor]) -> None:
+def restore(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> None:
     """Give parameters of our own the values that they had."""
-    for name, values in before.items():
-        network.parameters[name].copy_(values)
+    for parameter, values in zip(parameters, before, strict=True):
+        parameter.copy_(values)
 
 
 def check_order(order: str) -> None:
@@ -149,19 +199,56 @@ def check_order(order: str) -> None:
         raise SettingError(msg)
 
 
-def layers_of(network: Network) -> dict[str, list[str]]:
-    """Return the parameters of each layer, by their first use, from the output to the images."""
-    used = [
-        str(source.target)
-        for node in network.graph.nodes
-        for source in node.all_input_nodes
-        if source.op == "get_attr"
-    ]
-    layers: dict[str, list[str]] = {}
-    for name in reversed(list(dict.fromkeys(used))):
-        if name in network.parameters:
-            layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+def layers_of(model: nn.Module, images: Images) -> Layers:
+    """Return the parameters of each layer, by their first use, from the output to the images.
+
+    The model is run once with one image, and every operation is asked what it takes. What does
+    not reach the logits is left out.
+    """
+    held: dict[str, Tensor] = {
+        name: nn.Parameter(p.detach(), requires_grad=p.is_floating_point())
+        for name, p in model.named_parameters()
+    }
+    uses = Uses(names={id(p): name for name, p in held.items()})
+    with torch.inference_mode(mode=False), torch.enable_grad(), uses:
+        logits = logits_from(lambda some: functional_call(model, held, (some,)), images[:1])
+    order = [name for name in uses.seen if held[name].requires_grad]
+    if logits.requires_grad:  # a model that switches gradients off says nothing of its parameters
+        reached = torch.autograd.grad(
+            logits.sum(), [held[name] for name in order], allow_unused=True
+        )
+        used: zip[tuple[str, Tensor | None]] = zip(order, reached, strict=True)
+        order = [name for name, gradient in used if gradient is not None]
+    own = dict(model.named_parameters())
+    layers: Layers = {}
+    for name in reversed(order):
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(own[name])
     return layers
+
+
+@final
+class Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which of some tensors are used, in the order of their first use."""
+
+    def __init__(self, *, names: Mapping[int, str]) -> None:
+        """Take the tensors' names, by their identity."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = names
+        self.seen: dict[str, None] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation returns
+        """Note what the operation takes, and run it."""
+        del types
+        for value in tree_leaves((args, kwargs)):
+            if id(value) in self.names:
+                self.seen[self.names[id(value)]] = None
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

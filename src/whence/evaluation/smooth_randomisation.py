@@ -1,6 +1,5 @@
 r"""Two repairs of parameter randomisation: maps without noise, and a comparison without pairs."""
 
-import copy
 from collections import deque
 from dataclasses import dataclass, field
 from typing import ClassVar, final
@@ -8,12 +7,17 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from whence.core import Attributions, Images, Method, ModelScalar, ScalarFn, Scalars, Target
+from whence.core import Attributions, Images, Method, ScalarFn, Scalars, Target
 from whence.errors import SettingError
 from whence.evaluation.agreement import Pairwise, Spearman
 from whence.evaluation.metric import MetricCard, pixel_map
-from whence.evaluation.randomisation import Cascade, ParameterRandomisation, check_order, randomised
-from whence.network import Network
+from whence.evaluation.randomisation import (
+    Cascade,
+    ParameterRandomisation,
+    check_order,
+    prepared,
+    randomised,
+)
 
 __all__ = ["EfficientRandomisation", "EntropyRise", "SmoothRandomisation"]
 
@@ -158,10 +162,9 @@ class EfficientRandomisation:
         self, model: nn.Module, images: Images, target: Target, method: Method
     ) -> EntropyRise:
         """Return the entropies before and after; see :class:`ParameterRandomisation`."""
-        network = Network.read(copy.deepcopy(model), images)
-        f = ModelScalar(network, target)
-        original = histogram_entropy(method(f, images).detach(), self.bins)
-        deque(randomised(network, order="top-down", seed=self.seed), maxlen=0)
+        f, first, layers = prepared(model, images, target, method)
+        original = histogram_entropy(first, self.bins)
+        deque(randomised(layers, order="top-down", seed=self.seed), maxlen=0)
         after = histogram_entropy(method(f, images).detach(), self.bins)
         return EntropyRise(original=original, randomised=after)
 
