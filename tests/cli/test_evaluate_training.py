@@ -5,6 +5,7 @@ import re
 import pytest
 
 WORDS = ("evaluate", "test", "--model", "net=model.py:tiny", "--method", "gradient")
+TWO = ("--model", "two=model.py:tiny")
 TRAINED = (
     "--metric", "roar:shares=0.4,seeds=2", "--metric", "data-randomisation", "--train", "train",
     "--retrain", "scratch:epochs=2,batch_size=4",
@@ -56,7 +57,7 @@ def test_the_pairs_of_methods_are_in_the_terminal_and_in_the_json(whence, docume
         (("--metric", "roar", "--train", "nowhere"), "There is no data source"),
         (("--metric", "roar", "--train", "train", "--retrain", "scrach"), "Did you mean scratch"),
         (("--metric", "gini", "--train", "train"), "no metric trains"),
-        (("--metric", "data-randomisation", "--model", "two=model.py:tiny", "--permuted", "x=w"), "no network of this"),
+        (("--metric", "data-randomisation", *TWO, "--permuted", "x=w"), "no network of this"),
         (("--metric", "data-randomization"), "Did you mean data-randomisation"),
         (("--metric", "roar:share=0.5", "--train", "train"), "Did you mean 'shares'"),
     ],

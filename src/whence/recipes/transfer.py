@@ -10,8 +10,9 @@ from whence.adapters import LoadedModel
 from whence.core import ImageData, Method, Normalisation, Progress, silent
 from whence.recipes.transfer_methods import MODIFIED, ORIGINAL_FORM, fill_named, studied_methods
 from whence.recipes.transfer_networks import TransferNetwork, transfer_networks
+from whence.recipes.transfer_plan import Plan
 from whence.recipes.transfer_record import recorded
-from whence.recipes.transfer_study import Plan, Study
+from whence.recipes.transfer_study import Study
 from whence.report.transfer import heat_png, heat_svg, write_transfer
 from whence.results.folder import write_whole
 from whence.results.transfer import TransferRecord, save_transfer, transfer_csv

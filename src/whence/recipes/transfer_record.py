@@ -6,7 +6,8 @@ from whence.evaluation.transfer_masks import ORIGINAL
 from whence.recipes.cards import dataset_card, run_card
 from whence.recipes.transfer_methods import BANK, scale_of
 from whence.recipes.transfer_networks import TransferNetwork
-from whence.recipes.transfer_study import Found, Study
+from whence.recipes.transfer_plan import Found
+from whence.recipes.transfer_study import Study
 from whence.results import DatasetCard, ModelCard
 from whence.results.transfer import (
     IntervalRecord,

@@ -1,6 +1,6 @@
 """A study of harmony, step by step; each finished step is a file, and is not done again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,115 +14,29 @@ from torch import Tensor
 
 from whence.attribution import needs_network
 from whence.core import (
-    Baseline,
     ModelScalar,
     Progress,
     fingerprint_tensor,
     logit,
 )
-from whence.errors import DataError, ReadError, SettingError, ShapeError
-from whence.evaluation.transfer import Judgement, Transfer, TransferCell, Verdict
+from whence.errors import DataError, ReadError, ShapeError
+from whence.evaluation.transfer import Transfer, TransferCell
 from whence.evaluation.transfer_masks import (
-    OBJECT,
     ORIGINAL,
-    Bank,
-    Showing,
-    features,
-    resampled_masks,
     soft_masks,
-    strangers,
-    zoom_between,
 )
 from whence.network import Network
 from whence.recipes.load import spread
-from whence.recipes.transfer_methods import BANK, StudiedMethod, fill_named, scale_of
+from whence.recipes.transfer_asking import Asking, packed
+from whence.recipes.transfer_methods import StudiedMethod, scale_of
 from whence.recipes.transfer_networks import TransferNetwork, family_of
+from whence.recipes.transfer_plan import Found, Originals, judged_originals
 from whence.results.transfer import TransferWork
 
-__all__ = ["Found", "Plan", "Study"]
+__all__ = ["Study"]
 
 CHUNK = 64
 """Images whose maps are one step: what is lost at most when a study is stopped."""
-
-TARGETS = ("predicted", "label")
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What is studied; see :func:`whence.recipes.transfer.transfer`."""
-
-    methods: tuple[StudiedMethod, ...]
-    fills: tuple[str, ...]
-    coverages: tuple[float, ...]
-    target: str
-    masks: Tensor | None
-    count: int | None
-    seed: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        if self.target not in TARGETS:
-            msg = f"target is one of {', '.join(TARGETS)}; got {self.target!r}."
-            raise SettingError(msg)
-        if self.batch_size < 1 or (self.count is not None and self.count < 2):  # noqa: PLR2004 - one and another
-            msg = (
-                f"A study needs two images or more, and batches of one or more; got "
-                f"{self.count} and {self.batch_size}."
-            )
-            raise SettingError(msg)
-        if len(set(self.fills)) < len(self.fills):
-            msg = f"Each fill is given once; got {', '.join(self.fills)}."
-            raise SettingError(msg)
-
-    def showing(self, bank: Tensor) -> Showing:
-        """Return what is shown, with a bank in pixels."""
-        fills: dict[str, Baseline | Bank] = {
-            name: Bank(images=bank) if name == BANK else fill_named(name) for name in self.fills
-        }
-        return Showing(coverages=self.coverages, fills=fills, seed=self.seed)
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Originals:
-    """What a network says of the images as they are, in the order of their numbers."""
-
-    indices: Tensor
-    labels: Tensor
-    predictions: Tensor
-    columns: Tensor
-
-    def at(self, indices: Tensor) -> "Originals":
-        """Return the rows of these images."""
-        places = torch.searchsorted(self.indices, indices)
-        return Originals(
-            indices=self.indices[places],
-            labels=self.labels[places],
-            predictions=self.predictions[places],
-            columns=self.columns[places],
-        )
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """What a study found.
-
-    Args:
-        verdicts: What each cell of the cube comes to.
-        families: The kind of each network.
-        maps: Soft masks, and which of them show nothing, by method and network.
-        count: Images.
-        seconds: How long each stage took, this time.
-    """
-
-    verdicts: Mapping[TransferCell, Verdict]
-    families: Mapping[str, str]
-    maps: Mapping[tuple[str, str], tuple[Tensor, Tensor]]
-    count: int
-    seconds: Mapping[str, float]
 
 
 @final
@@ -241,39 +155,11 @@ class Study:
             self.progress("originals", at, len(self.networks))
             step = f"originals-{at}"
             if not work.has(step):
-                work.save(step, self.judged_originals(one))
+                work.save(step, judged_originals(one, self.chosen, self.plan.batch_size))
             arrays = {name: torch.from_numpy(array) for name, array in work.load(step).items()}
             found[one.name] = Originals(**arrays)
         self.progress("originals", len(self.networks), len(self.networks))
         return found
-
-    def judged_originals(self, one: TransferNetwork) -> dict[str, NDArray[Any]]:
-        """Return what a network says of the images as they are, as arrays."""
-        parts: dict[str, list[Tensor]] = {}
-        for batch in one.data.batches(self.plan.batch_size, self.chosen):
-            if (batch.labels < 0).any():
-                first = int(batch.indices[batch.labels < 0][0])
-                msg = (
-                    f"Image {one.data.name(first)} has no label, and whether a network recognises "
-                    f"it cannot be said. Give labelled images."
-                )
-                raise DataError(msg)
-            pixels = one.normalisation.to_pixels(batch.images.to(one.device))
-            said = Judgement.of(one.model, one.normalisation, pixels, batch.labels)
-            rows = {
-                "indices": batch.indices,
-                "labels": batch.labels,
-                "predictions": said.predictions,
-                "columns": said.columns(),
-            }
-            for name, row in rows.items():
-                parts.setdefault(name, []).append(row)
-        joined = {name: torch.cat(rows) for name, rows in parts.items()}
-        if not joined:
-            msg = f"{one.data.title} holds no usable image for {one.name}."
-            raise DataError(msg)
-        order = joined["indices"].argsort()
-        return {name: rows[order].numpy() for name, rows in joined.items()}
 
     def kept(self, originals: Mapping[str, Originals]) -> Tensor:
         """Return the numbers of the images that every network can see."""
@@ -347,6 +233,7 @@ class Study:
     ) -> None:
         """Ask every network about features and controls, and put what it says into the cube."""
         started = perf_counter()
+        asking = Asking(plan=self.plan, kept=kept)
         pairs = len(self.networks) ** 2 * len(self.plan.methods)
         total, done = pairs * len(kept), 0
         for number, method in enumerate(self.plan.methods):
@@ -357,7 +244,7 @@ class Study:
                     step = f"judged-{number}-{g}-{e}"
                     if not work.has(step):
                         said = originals[evaluator.name]
-                        asked = self.asked(generator, evaluator, masks, kept, said)
+                        asked = asking.asked(generator, evaluator, masks, said)
                         work.save(step, packed(asked))
                     self.take(cube, work.load(step), kept, evaluator, generator, method)
                     done += len(kept)
@@ -366,72 +253,10 @@ class Study:
                 step = f"object-{e}"
                 if not work.has(step):
                     said = originals[evaluator.name]
-                    work.save(step, packed(self.asked_objects(evaluator, kept, said)))
+                    work.save(step, packed(asking.objects(evaluator, said)))
                 self.take(cube, work.load(step), kept, evaluator, None, None)
         self.progress("judging", total, total)
         self.noted("judging", started)
-
-    def asked(
-        self,
-        generator: TransferNetwork,
-        evaluator: TransferNetwork,
-        masks: Tensor,
-        kept: Tensor,
-        said: Originals,
-    ) -> dict[tuple[str, str, str], Tensor]:
-        """Return what a network says of all that is shown of another network's maps."""
-        others = masks[strangers(len(kept), seed=self.plan.seed)]
-        zoom = generator.zoom_to(evaluator)
-        found: dict[tuple[str, str, str], list[Tensor]] = {}
-        for rows, pixels, showing in self.pictures(evaluator, kept):
-            size = (pixels.shape[2], pixels.shape[3])
-            own, other = (
-                resampled_masks(each[rows].to(pixels), size, zoom) for each in (masks, others)
-            )
-            for *key, images in showing(pixels, kept[rows], own, other):
-                judged = self.said(evaluator, images, said, rows)
-                found.setdefault((key[0], key[1], key[2]), []).append(judged)
-        return {key: torch.cat(parts) for key, parts in found.items()}
-
-    def asked_objects(
-        self, evaluator: TransferNetwork, kept: Tensor, said: Originals
-    ) -> dict[tuple[str, str, str], Tensor]:
-        """Return what a network says of the objects alone, on every fill."""
-        found: dict[tuple[str, str, str], list[Tensor]] = {}
-        masks = self.plan.masks
-        for rows, pixels, showing in self.pictures(evaluator, kept):
-            if masks is None:
-                continue
-            size = (pixels.shape[2], pixels.shape[3])
-            zoom = zoom_between(1.0, evaluator.share)
-            own = resampled_masks(masks[kept[rows]].to(pixels), size, zoom)
-            for name, behind in showing.behind(pixels, kept[rows]).items():
-                images = features(pixels, own, behind)
-                judged = self.said(evaluator, images, said, rows)
-                found.setdefault((OBJECT, "", name), []).append(judged)
-        return {key: torch.cat(parts) for key, parts in found.items()}
-
-    def pictures(
-        self, evaluator: TransferNetwork, kept: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Showing]]:
-        """Yield places among the kept images, their pixels, and what is to be shown of them."""
-        units = evaluator.normalisation
-        showing = self.plan.showing(units.to_pixels(evaluator.filling(kept.tolist())))
-        for batch in evaluator.data.batches(self.plan.batch_size, kept.tolist()):
-            rows = torch.searchsorted(kept, batch.indices)
-            yield rows, units.to_pixels(batch.images.to(evaluator.device)), showing
-
-    def said(
-        self, evaluator: TransferNetwork, pixels: Tensor, said: Originals, rows: Tensor
-    ) -> Tensor:
-        """Return what a network says of pictures, as columns."""
-        return Judgement.of(
-            evaluator.model,
-            evaluator.normalisation,
-            pixels,
-            said.labels[rows],
-            said.predictions[rows],
-        ).columns()
 
     def take(
         self,
@@ -453,11 +278,3 @@ class Study:
                 fill=key[2],
             )
             cube.update(cell, kept, torch.from_numpy(values))
-
-
-def packed(said: Mapping[tuple[str, str, str], Tensor]) -> dict[str, NDArray[Any]]:
-    """Return what a network said as two arrays: what was shown, and the columns."""
-    return {
-        "keys": np.array(list(said), dtype=np.str_),
-        "values": np.stack([values.numpy() for values in said.values()]),
-    }
