@@ -7,19 +7,20 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["bars", "bold", "command_line", "faint", "say", "say_json", "table"]
+__all__ = ["Report", "bars", "bold", "command_line", "faint", "say", "say_json", "table", "unseen"]
 
 NARROWEST = 12
 """Characters that the last column of a table has at least."""
 
 
+@runtime_checkable
 class Report(Protocol):
     """Told how far work is; the same as :class:`whence.core.Progress`, without torch."""
 

@@ -1,13 +1,14 @@
 """`whence explain`: which pixels of these images does the prediction come from?"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.console import Report, bars, bold, command_line, faint, say, say_json, table, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.options import (
     METHOD,
     OUTPUT,
@@ -99,6 +100,7 @@ def explain(  # noqa: PLR0913 - one argument for each option
             rich_help_panel=METHOD,
         ),
     ] = False,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -110,11 +112,12 @@ def explain(  # noqa: PLR0913 - one argument for each option
     from whence.recipes import explain as run
     from whence.recipes import load_images, load_subject
     from whence.recipes.load import pairs, spread
+    from whence.recipes.rehearsal import rehearse, work_of_a_pass
 
     place = Path(f"explain-{stem_of(source)}") if out is None else out
     settings = pairs(set_ or (), "steps=64")
     method_named(method, settings)  # what is wrong with it is said before anything is loaded
-    with reserved(place, overwrite=overwrite) as folder:
+    with nullcontext() if dry_run else reserved(place, overwrite=overwrite) as folder:
         loaded = load_subject(
             model,
             weights=weights,
@@ -132,21 +135,34 @@ def explain(  # noqa: PLR0913 - one argument for each option
             torch.cat([getattr(batch, part) for batch in batches])
             for part in ("images", "labels", "indices")
         )
-        with bars(quiet=as_json) as progress:
-            result = run(
+        names = [data.name(index) for index in indices.tolist()]
+
+        def explained(count: int, progress: Report) -> "Explanation":
+            return run(
                 loaded,
-                images,
+                images[:count],
                 target=class_of(target, loaded),
                 versus=None if versus is None else class_of(versus, loaded),
                 method=chosen,
-                labels=labels if data.labels is not None else None,
+                labels=labels[:count] if data.labels is not None else None,
                 batch_size=batch_size,
                 fast=fast,
-                names=[data.name(index) for index in indices.tolist()],
+                names=names[:count],
                 classes=data.classes or None,
                 command=command_line(),
                 progress=progress,
             )
+
+        if dry_run:
+            found = rehearse(
+                lambda some, at: write_anew(explained(some, unseen), at / place.name),
+                len(images),
+                work=work_of_a_pass(loaded.module, images[:1]),
+            )
+            show_cost(found, place, as_json=as_json)
+            return place
+        with bars(quiet=as_json) as progress:
+            result = explained(len(images), progress)
         written = write(result, place, folder)
     if as_json:
         say_json({**overview(result, written, data.skipped), "target": target, "versus": versus})
@@ -253,6 +269,13 @@ def write(result: "Explanation", place: Path, folder: Path | None) -> dict[str, 
         "report": str(place / "report.html"),
         "overlay": str(place / "overlay.png"),
     }
+
+
+def write_anew(result: "Explanation", place: Path) -> None:
+    """Write everything into a folder, or a picture, that is not there yet."""
+    picture = place.suffix.lower() == ".png"
+    (place.parent if picture else place).mkdir(parents=True)
+    write(result, place, None if picture else place)
 
 
 def overview(
