@@ -13,24 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.attribution import needs_network
-from whence.core import (
-    ModelScalar,
-    Progress,
-    fingerprint_tensor,
-    logit,
-)
+from whence.core import ModelScalar, Progress, fingerprint_tensor, logit
 from whence.errors import DataError, ReadError, ShapeError
 from whence.evaluation.transfer import Transfer, TransferCell
-from whence.evaluation.transfer_masks import (
-    ORIGINAL,
-    soft_masks,
-)
+from whence.evaluation.transfer_masks import ORIGINAL, soft_masks
 from whence.network import Network
 from whence.recipes.load import spread
 from whence.recipes.transfer_asking import Asking, packed
 from whence.recipes.transfer_methods import StudiedMethod, scale_of
 from whence.recipes.transfer_networks import TransferNetwork, family_of
-from whence.recipes.transfer_plan import Found, Originals, judged_originals
+from whence.recipes.transfer_plan import Found, Originals, Plan, judged_originals
 from whence.results.transfer import TransferWork
 
 __all__ = ["Study"]
