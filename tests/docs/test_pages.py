@@ -1,6 +1,7 @@
 """The manual's Python runs, and it names everything that can be used."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ PAGES = [
     for path in [*DOCS.rglob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
     if path.is_file()
 ]
+NEEDS = {"docs/how-to/use-with-quantus-and-captum.md": ("captum", "quantus", "zennit")}
+"""What a page runs beside whence, all of it in ``whence[parity]``."""
+
 BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,6 +29,9 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
     blocks = [match for match in BLOCK.finditer(text) if not match[1]]
     if not blocks:
         pytest.skip("the page has no Python to run")
+    missing = [name for name in NEEDS.get(name_of(page), ()) if not find_spec(name)]
+    if missing:
+        pytest.skip(f"the page shows {missing[0]}: it needs whence[parity]")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for block in blocks:
