@@ -246,7 +246,7 @@ def test_a_correlation_of_the_opposite_map_is_the_opposite(f, images, values):
 
 def test_infidelity_of_squares_is_a_mean_over_a_loop(f, images, values):
     perturbation = RemovedSquares(fill=Mean(), largest=0.5)
-    change = perturbation.on(images, 2)
+    change = perturbation.on(images, values)
     for scaled in (True, False):
         for relative in (True, False):
             metric = Infidelity(
@@ -260,13 +260,14 @@ def test_infidelity_of_squares_is_a_mean_over_a_loop(f, images, values):
             for row in range(3):
                 told, falls = [], []
                 for k in range(15):
-                    made, weights = change(torch.tensor([row]), torch.tensor([k]))
-                    gone = weights[0, 0] > 0
+                    made, foretold = change(torch.tensor([k]))(slice(row, row + 1))
+                    gone = (made[0] != images[row]).all(dim=0)
                     rows, columns = gone.any(1).sum().item(), gone.any(0).sum().item()
                     assert rows == columns <= 3
                     assert gone.sum() == rows * columns
                     assert torch.equal(made[0], without(images, row, gone, Mean()))
                     told.append(values[row].sum(0)[gone].sum().item())
+                    assert foretold.item() == pytest.approx(told[-1], rel=1e-12)
                     falls.append(value(f, row, images[row]) - value(f, row, made[0]))
                 beta = 1.0
                 if scaled:
@@ -279,15 +280,18 @@ def test_infidelity_of_squares_is_a_mean_over_a_loop(f, images, values):
 
 def test_infidelity_of_noise_subtracts_what_it_multiplies_with(f, images, values):
     perturbation = AddedNoise(sigma=0.1)
-    made, weights = perturbation.on(images, 2)(torch.tensor([1]), torch.tensor([0]))
-    torch.testing.assert_close(images[1:2] - made, weights)
+    change = perturbation.on(images, values)
+    made, foretold = change(torch.tensor([0, 4]))(slice(1, 3))
+    drawn = images[1:3].repeat_interleave(2, dim=0) - made
+    by_hand = (values[1:3].repeat_interleave(2, dim=0) * drawn).flatten(1).sum(dim=1)
+    torch.testing.assert_close(foretold, by_hand.view(2, 2))
     span = images[1].max() - images[1].min()
-    many = perturbation.on(images, 2)(torch.ones(300).long(), torch.arange(300))[1]
-    assert many.std().item() == pytest.approx(0.1 * span.item(), rel=0.02)
-    pixel = perturbation.on(images, 1)(torch.tensor([1]), torch.tensor([0]))
-    assert torch.equal(pixel[0], images[1:2] - pixel[1])
-    assert pixel[1].shape == (1, 1, 6, 8)
+    many = change(torch.arange(300))(slice(1, 2))[0]
+    assert (images[1] - many).std().item() == pytest.approx(0.1 * span.item(), rel=0.02)
     summed = values.sum(1, keepdim=True)
+    made, _ = perturbation.on(images, summed)(torch.tensor([0]))(slice(1, 2))
+    drawn = images[1:2] - made
+    torch.testing.assert_close(drawn[:, :1].expand_as(drawn), drawn)
     assert Infidelity(perturbation=perturbation, samples=9)(f, images, summed).isfinite().all()
 
 
@@ -431,11 +435,11 @@ def test_black_is_the_pixel_zero_in_every_metric_not_the_mean_colour(images, val
     f = ModelScalar(model, logit(0))
     black = baseline_named("black", units)
     Deletion(steps=1, fill=black)(f, images, values)
-    assert (seen[0][-3:] == 0).all()
-    seen.clear()
-    every = RemovedSquares(fill=black, largest=1.0).on(images, 1)
-    made, weights = every(torch.zeros(20).long(), torch.arange(20))
-    gone = (weights > 0).expand_as(made)
+    assert (torch.cat(seen)[1::2] == 0).all()
+    every = RemovedSquares(fill=black, largest=1.0).on(images, values)
+    made, _ = every(torch.arange(20))(slice(0, 1))
+    gone = made != images[:1]
+    assert gone.any()
     assert (units.to_pixels(made)[gone] == 0).all()
 
 

@@ -12,23 +12,24 @@ from whence.errors import SettingError, ShapeError
 from whence.evaluation.faithfulness import check_settings
 from whence.evaluation.metric import MetricCard, pixel_map
 from whence.evaluation.robustness import generator_of
-from whence.evaluation.steps import Fill, answers, filled
+from whence.evaluation.steps import Fill, answers, layered, swept
 
 __all__ = ["AddedNoise", "Infidelity", "Perturbation", "RemovedSquares"]
 
-Change: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Change: TypeAlias = Callable[[Tensor], Callable[[slice], tuple[Tensor, Tensor]]]
+"""Takes numbers of draws ``(k,)``, and returns what changes some images by each of them.
+
+That gives ``(g * k, c, h, w)``, those of one image beside one another, and what the map foretells
+of each fall, ``(g, k)``.
+"""
 
 
 @runtime_checkable
 class Perturbation(Protocol):
     """What is done to images, and what a map is multiplied by to foretell its effect."""
 
-    def on(self, images: Images, channels: int) -> Change:
-        """Return what makes, of rows of images and numbers of draws, changed images and weights.
-
-        The weights have ``channels`` channels; their product with the map, added up, foretells
-        the fall of the value.
-        """
+    def on(self, images: Images, values: Tensor) -> Change:
+        """Return what makes changed images, and what maps of theirs foretell."""
         ...
 
 
@@ -57,24 +58,34 @@ class RemovedSquares:
             msg = f"largest is a share of the shorter side, over 0 to 1; got {self.largest}."
             raise SettingError(msg)
 
-    def on(self, images: Images, channels: int) -> Change:
-        """Return images without squares, and 1 in each square."""
-        changed = filled(images, self.fill)
+    def on(self, images: Images, values: Tensor) -> Change:
+        """Return images without squares, and the map's sum over each square."""
+        seen, flat = layered(images, self.fill), values.double().sum(dim=1).flatten(1)
         height, width = images.shape[2:]
         longest = max(1, round(self.largest * min(height, width)))
 
-        def square(number: int) -> Tensor:
+        def square(number: int) -> tuple[int, int, int]:
             generator = generator_of(self.seed, number)
             side = int(torch.randint(1, longest + 1, (), generator=generator))
             top = int(torch.randint(height - side + 1, (), generator=generator))
             left = int(torch.randint(width - side + 1, (), generator=generator))
-            gone = torch.zeros(1, height, width, dtype=torch.bool)
-            gone[:, top : top + side, left : left + side] = True
-            return gone
+            return side, top, left
 
-        def change(rows: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            gone = stacked(square, which).to(images.device)
-            return changed(rows, ~gone), gone.to(images).expand(-1, channels, -1, -1)
+        def change(numbers: Tensor) -> Callable[[slice], tuple[Tensor, Tensor]]:
+            squares = torch.tensor([square(number) for number in numbers.tolist()])
+            side, top, left = squares.to(images.device)[:, :, None].unbind(dim=1)
+            row, column = (torch.arange(n, device=images.device) for n in (height, width))
+            down = (row >= top) & (row < top + side)
+            along = (column >= left) & (column < left + side)
+            gone = (down[:, :, None] & along[:, None, :])[:, None]
+            weights = gone.flatten(1).double().T
+
+            def changed(span: slice) -> tuple[Tensor, Tensor]:
+                some = flat[span]
+                stays = (~gone).expand(len(some), *gone.shape)
+                return seen(span, stays), some @ weights
+
+            return changed
 
         return change
 
@@ -101,19 +112,23 @@ class AddedNoise:
             msg = f"sigma is a fraction of the image's range over 0; got {self.sigma}."
             raise SettingError(msg)
 
-    def on(self, images: Images, channels: int) -> Change:
-        """Return noisy images, and the noise."""
+    def on(self, images: Images, values: Tensor) -> Change:
+        """Return noisy images, and the map's product with the noise."""
         low, high = images.flatten(1).aminmax(dim=1)
-        size = (self.sigma * (high - low)).view(-1, 1, 1, 1)
+        size = (self.sigma * (high - low)).view(-1, 1, 1, 1, 1)
+        shape, flat = (values.shape[1], *images.shape[2:]), values.double().flatten(1)
 
-        def noise(number: int) -> Tensor:
-            return torch.randn(
-                channels, *images.shape[2:], generator=generator_of(self.seed, number)
-            )
+        def change(numbers: Tensor) -> Callable[[slice], tuple[Tensor, Tensor]]:
+            noise = torch.stack(
+                [torch.randn(shape, generator=generator_of(self.seed, k)) for k in numbers.tolist()]
+            ).to(images)
+            weights = noise.flatten(1).double().T
 
-        def change(rows: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            drawn = size[rows] * stacked(noise, which).to(images)
-            return images[rows] - drawn, drawn
+            def changed(span: slice) -> tuple[Tensor, Tensor]:
+                noisy = images[span].unsqueeze(1) - size[span] * noise
+                return noisy.flatten(0, 1), flat[span] @ weights * size[span].flatten(1).double()
+
+            return changed
 
         return change
 
@@ -182,17 +197,21 @@ class Infidelity:
                 f"{tuple(values.shape)} for images {tuple(images.shape)}."
             )
             raise ShapeError(msg)
-        change = self.perturbation.on(images, values.shape[1])
-        told: list[Tensor] = []
+        change = self.perturbation.on(images, values)
+        told = values.new_empty(len(images), self.samples, dtype=torch.float64)
 
-        def changed(rows: Tensor, which: Tensor) -> Images:
-            made, weights = change(rows, which)
-            told.append((values[rows].double() * weights).flatten(1).sum(dim=1))
-            return made
+        def changed(numbers: Tensor) -> Callable[[slice], Images]:
+            make = change(numbers)
 
-        seen = answers(f, images, self.samples, changed, self.batch_size)
+            def one(span: slice) -> Images:
+                made, told[span, numbers] = make(span)
+                return made
+
+            return one
+
+        seen = swept(f, images, self.samples, changed, self.batch_size).double()
         whole = answers(f, images, 1, lambda rows, _: images[rows], self.batch_size)
-        return self.error(torch.cat(told).view(self.samples, len(images)).T, whole - seen)
+        return self.error(told, whole - seen)
 
     def error(self, told: Tensor, falls: Tensor) -> Scalars:
         """Return the mean squared error of what was told of the falls, both ``(b, s)``."""
@@ -205,10 +224,3 @@ class Infidelity:
             return found
         changed = falls.square().mean(dim=1)
         return found / torch.where(changed > 0, changed, torch.nan)
-
-
-def stacked(make: Callable[[int], Tensor], which: Tensor) -> Tensor:
-    """Return what is made for these numbers, each made once."""
-    numbers = which.tolist()
-    made = {k: make(k) for k in dict.fromkeys(numbers)}
-    return torch.stack([made[k] for k in numbers])
