@@ -22,6 +22,7 @@ from whence.evaluation import (
     Spearman,
     permuted_labels,
 )
+from whence.evaluation.smooth_randomisation import Smoothed
 from whence.network import Network
 
 ORDERS = ["top-down", "bottom-up", "independent"]
@@ -161,6 +162,33 @@ def test_smoothing_averages_over_noise_of_a_share_of_each_images_range(model, im
     torch.testing.assert_close(found, torch.full((3,), 0.1), rtol=0.05, atol=0)
     assert torch.equal(seen[40], images)
     torch.testing.assert_close(seen[1], seen[41])  # the same noise at each stage
+
+
+def test_a_smoothed_map_is_the_mean_of_the_clean_and_the_noisy_ones(model, images):
+    f = ModelScalar(Network.read(model, images), logit(1))
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Recorded:
+        def __call__(self, f, images):
+            seen.append(images)
+            return Gradient()(f, images)
+
+    found = Smoothed(method=Recorded(), samples=4, noise=0.2, seed=0)(f, images)
+    assert len(seen) == 4
+    torch.testing.assert_close(found, torch.stack([Gradient()(f, x) for x in seen]).mean(dim=0))
+
+
+def test_layers_of_one_shape_get_different_weights(images):
+    twins = nn.Sequential(
+        nn.Flatten(), *(nn.Linear(144, 144, bias=False) for _ in range(3)), nn.Linear(144, 2)
+    ).eval()
+    seen = []
+    ParameterRandomisation()(twins, images, logit(0), Held(seen=seen))
+    drawn = [seen[-1][f"{k}.weight"] for k in (1, 2, 3)]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        ratio = drawn[one] / drawn[one].norm() - drawn[other] / drawn[other].norm()
+        assert ratio.norm().item() == pytest.approx(2**0.5, abs=0.05)  # no more alike than noise
 
 
 def test_the_entropies_are_scipys_of_numpys_histograms(model, images):
