@@ -30,7 +30,7 @@ from whence.evaluation.catalogue import METRICS, metric_named
 from whence.evaluation.controls import RandomMap
 from whence.evaluation.judged import CONSTANT, NO_MASK, NOT_FINITE, ZERO
 
-FEW = {"samples": "2", "subsets": "6", "steps": "4"}
+FEW = {"block": "1", "samples": "2", "subsets": "6", "steps": "4"}
 FORMS = {name: entry.form for name, entry in METRICS.items()}
 OF_MAPS = [name for name in METRICS if FORMS[name] != "sanity"]
 OF_MORE_THAN_MAPS = [name for name in OF_MAPS if FORMS[name] != "map"]
@@ -41,13 +41,13 @@ UNDEFINED_ON_ZERO = {
     *("gini", "entropy", "effective-pixels", "participation", "mass-area"),
     *("faithfulness-correlation", "faithfulness-estimate", "sensitivity-n"),
     *("monotonicity-correlation", "max-sensitivity", "average-sensitivity"),
-    *("spearman", "ssim"),
+    *("spearman", "ssim", "hog"),
 }
 """The metrics that have no value for a map of zeros."""
 
 UNDEFINED_ON_CONSTANT = {
     *("faithfulness-correlation", "sensitivity-n", "monotonicity-correlation"),
-    *("faithfulness-estimate", "spearman", "ssim"),
+    *("faithfulness-estimate", "spearman", "ssim", "hog"),
 }
 """The metrics that have no value for a map that is the same everywhere, but not zero."""
 

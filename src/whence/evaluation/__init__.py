@@ -46,6 +46,7 @@ from whence.evaluation.datamodel_randomisation import ScoreRandomisation, reinit
 from whence.evaluation.datamodel_training import Brittleness, BrittlenessResult, TailPatch
 from whence.evaluation.faithfulness import Curve, Deletion, Insertion, random_order
 from whence.evaluation.gap import CompletenessGap
+from whence.evaluation.hog import HOGCorrelation
 from whence.evaluation.idsds import IDSDS, CellDeletion, CellDropout, Cells, cells_of
 from whence.evaluation.imputation import NoisyLinear
 from whence.evaluation.infidelity import AddedNoise, Infidelity, Perturbation, RemovedSquares
@@ -166,6 +167,7 @@ __all__ = [
     "Fill",
     "Focus",
     "Gini",
+    "HOGCorrelation",
     "Hit",
     "IdenticalClass",
     "IdenticalSubclass",

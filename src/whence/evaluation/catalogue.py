@@ -25,6 +25,7 @@ from whence.evaluation.correlation import (
 from whence.evaluation.data_randomisation import DataRandomisation
 from whence.evaluation.faithfulness import Deletion, Insertion
 from whence.evaluation.gap import CompletenessGap
+from whence.evaluation.hog import HOGCorrelation
 from whence.evaluation.idsds import IDSDS
 from whence.evaluation.infidelity import Infidelity
 from whence.evaluation.localisation import (
@@ -303,6 +304,9 @@ METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "spearman": plain(Spearman, "pair", AGREEMENT, "rank correlation of two maps"),
         "top-overlap": plain(TopOverlap, "pair", AGREEMENT, "overlap of the highest tenths"),
         "ssim": plain(SSIM, "pair", AGREEMENT, "structural similarity of two maps"),
+        "hog": plain(
+            HOGCorrelation, "pair", AGREEMENT, "correlation of histograms of oriented gradients"
+        ),
         "top-agreement": plain(
             TopAgreement, "pair", AGREEMENT, "share of the largest tenth on which two maps agree"
         ),
