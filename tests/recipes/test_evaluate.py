@@ -11,7 +11,7 @@ from torch import nn
 import whence
 from whence.attribution import Gradient, attribute
 from whence.core import Logit, ModelScalar, Probability, TensorData
-from whence.errors import DataError, MismatchError, OutputError, SettingError
+from whence.errors import DataError, MismatchError, NumericsError, OutputError, SettingError
 from whence.evaluation import Deletion, Mean, PointingGame
 from whence.evaluation.bootstrap import Bootstrap
 from whence.results.evaluation import load_evaluation
@@ -359,3 +359,33 @@ def test_metrics_may_be_values_of_yours(net, data, masks):
 def test_the_model_comes_back_as_it_was(net, data, untouched):
     with untouched(net):
         run(net, data, metrics=(*METRICS, "mprt"))
+
+
+def test_a_network_that_gives_nothing_but_nan_ends_the_evaluation_with_the_place(data):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images):
+            return self.inner(images) * float("nan")
+
+    with pytest.raises(NumericsError, match="It began in 'mul"):
+        run(Broken().eval(), data)
+
+
+def test_a_network_that_gives_nan_for_one_image_keeps_the_others(net, data):
+    class Fragile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images):
+            bad = (images == data.images[5]).flatten(1).all(dim=1)
+            return torch.where(bad[:, None], torch.nan, self.inner(images))
+
+    record = run(Fragile().eval(), data, methods=("gradient",), metrics=("deletion:steps=4",))
+    for name in ("gradient", "random-map"):
+        found = record.score("Fragile", "deletion:steps=4", name)
+        assert np.isnan(found.values).nonzero()[0].tolist() == [5], name
+        assert sum(found.undefined.values()) == 1

@@ -132,7 +132,7 @@ def test_an_evaluation_says_which_method_is_better_and_how_often_it_asked(tmp_pa
     assert (same.verdict, same.difference.mean) == ("no claim", 0)
     assert {one.metric for one in record.comparisons} == {metric}  # gini has no direction
     assert any(
-        note.startswith("3 differences between two methods are tested at 95 % each, and 2 are")
+        note.startswith("3 differences are tested between two methods, at 95 % each, with 2 claims")
         for note in record.notes
     )
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "comparisons.csv").read_text())))

@@ -402,10 +402,12 @@ def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
         agreement_rows,
         overtaken,
         refusals,
+        silences,
         summary_rows,
     )
 
-    say(f"{len(record.images)} images of {record.data.name}")
+    number = len(record.images)
+    say(f"{number} {'image' if number == 1 else 'images'} of {record.data.name}")
     for network in record.networks:
         told = "" if network.accuracy is None else f", accuracy {100 * network.accuracy:.1f} %"
         say(f"\n{bold(network.name)}{told}")
@@ -425,7 +427,7 @@ def show(record: "EvaluationRecord", place: Path, *, verbose: bool) -> None:
             f"{100 * record.confidence:g} % bootstrap intervals are in the report"
         )
     )
-    lines = [*refusals(record), *record.notes, *overtaken(record)]
+    lines = [*silences(record), *refusals(record), *record.notes, *overtaken(record)]
     for line in lines if verbose else lines[:SHOWN]:
         say(faint(line))
     if len(lines) > SHOWN and not verbose:

@@ -206,7 +206,7 @@ def notes_on(
     """Return what a reader must know to judge the result."""
     notes = []
     tested: dict[str, Sequence[ScoreRecord | ComparisonRecord]] = {
-        "to a control": scores,
+        "between a method and a control": scores,
         "between two methods": comparisons,
     }
     for what, those in tested.items():
@@ -214,10 +214,11 @@ def notes_on(
         claims = sum(one.verdict in ("better", "worse") for one in those)
         if compared:
             chance = (1 - bootstrap.confidence) * compared
+            one = "1 difference is" if compared == 1 else f"{compared} differences are"
             notes.append(
-                f"{compared} differences {what} are tested at {100 * bootstrap.confidence:g} % "
-                f"each, and {claims} are claims; if none were real, about {chance:.1f} would "
-                f"still be."
+                f"{one} tested {what}, at {100 * bootstrap.confidence:g} % each, with "
+                f"{claims or 'no'} {'claim' if claims == 1 else 'claims'}; if no difference were "
+                f"real, about {chance:.1f} would still be claimed."
             )
     for n, subject in enumerate(subjects):
         for c, candidate in enumerate(candidates):
@@ -237,5 +238,8 @@ def notes_on(
             )
     skipped = subjects[0].data.skipped
     if skipped:
-        notes.append(f"{len(skipped)} images could not be used: {skipped[0][0]}: {skipped[0][1]}")
+        name, reason = skipped[0]
+        told = reason if reason.startswith(name) else f"{name}: {reason}"
+        many = f"{len(skipped)} images" if len(skipped) > 1 else "1 image"
+        notes.append(f"{many} could not be used{', such as' if len(skipped) > 1 else ':'} {told}")
     return tuple(notes)

@@ -167,6 +167,10 @@ class Study:
             return {"indices": [], "predictions": [], "classes": []}
         with torch.no_grad():
             logits = logits_from(subject.subject.callable, seen.images)
+        if not bool(logits.isfinite().any()):
+            subject.network(seen.images)  # which says in which operation it began
+            msg = f"The logits of {subject.name} are NaN or infinite for every image of a batch."
+            raise NumericsError(msg)
         return {
             "indices": seen.indices.tolist(),
             "predictions": logits.argmax(dim=1).tolist(),

@@ -11,6 +11,7 @@ __all__ = [
     "overtaken",
     "refusals",
     "short_number",
+    "silences",
     "summary_rows",
     "title",
 ]
@@ -88,6 +89,18 @@ def agreement_rows(record: EvaluationRecord) -> list[tuple[str, str, str, str]]:
             interval(one.estimate),
         )
         for one in record.agreements
+    ]
+
+
+def silences(record: EvaluationRecord) -> list[str]:
+    """Return why methods are not held against a control, each reason with its number of cells."""
+    counts: dict[str, int] = {}
+    for one in record.scores:
+        if one.verdict == "no claim":
+            counts[one.reason] = counts.get(one.reason, 0) + 1
+    return [
+        f"no claim in {number} {'cell' if number == 1 else 'cells'}: {reason}."
+        for reason, number in sorted(counts.items(), key=lambda pair: -pair[1])
     ]
 
 
