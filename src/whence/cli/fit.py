@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whence.cli.console import bars, bold, command_line, say, say_json
+from whence.cli.console import Report, bars, bold, command_line, say, say_json, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.guard import INTERRUPTED
 from whence.cli.options import (
     METHOD,
@@ -24,7 +25,9 @@ from whence.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from whence.recipes.fit_load import FitData
     from whence.recipes.fit_record import FitRecord
+    from whence.recipes.rehearse_fit import Parts
 
 __all__ = ["fit"]
 
@@ -196,6 +199,7 @@ def fit(  # noqa: PLR0913 - one argument for each option
     ] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=TRAINING)] = 1,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.", rich_help_panel=TRAINING)] = 0,
+    dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -207,10 +211,13 @@ def fit(  # noqa: PLR0913 - one argument for each option
     training without one and without biases is in the table, too.
     """
     del verbose
+    from dataclasses import replace
+
     from whence.adapters.lightning import is_first_process
     from whence.adapters.training import TrainingSettings
     from whence.recipes.fit import fit as run
     from whence.recipes.fit_load import load_fit_data, load_for_fit, load_prior, load_routes
+    from whence.recipes.rehearse_fit import rehearse_fit
 
     settings = TrainingSettings(
         epochs=epochs,
@@ -255,26 +262,43 @@ def fit(  # noqa: PLR0913 - one argument for each option
         box=box,
         model=loaded,
     )
+
+    def fitted(parts: "FitData | Parts", at: Path, epochs: int, progress: Report) -> "FitRecord":
+        return run(
+            loaded,
+            parts.train,
+            parts.validation,
+            out=at,
+            test=parts.test,
+            settings=replace(settings, epochs=epochs),
+            prior=wanted,
+            weights=() if wanted is None else numbers(prior_weights),
+            convert=convert,
+            routes=load_routes(route or ()),
+            new_head=data.new_head,
+            intercept=intercept,
+            resume=resume and at == out,
+            overwrite=overwrite,
+            command=command_line(),
+            progress=progress,
+        )
+
+    if dry_run:
+        found = rehearse_fit(
+            lambda parts, at, some: fitted(parts, at, some, unseen),
+            loaded.module,
+            data.train,
+            data.validation,
+            data.test,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        show_cost(found, out, unit="training images", as_json=as_json)
+        return
     try:
         with bars(quiet=as_json) as progress:
-            record = run(
-                loaded,
-                data.train,
-                data.validation,
-                out=out,
-                test=data.test,
-                settings=settings,
-                prior=wanted,
-                weights=() if wanted is None else numbers(prior_weights),
-                convert=convert,
-                routes=load_routes(route or ()),
-                new_head=data.new_head,
-                intercept=intercept,
-                resume=resume,
-                overwrite=overwrite,
-                command=command_line(),
-                progress=progress,
-            )
+            record = fitted(data, out, epochs, progress)
     except KeyboardInterrupt as stop:
         typer.echo(f"\nStopped. {left_in(out)}", err=True)
         raise typer.Exit(INTERRUPTED) from stop

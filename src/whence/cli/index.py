@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whence.cli.console import bars, bold, faint, say, say_json, table
+from whence.cli.console import Report, bars, bold, faint, say, say_json, table, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.options import (
     OUTPUT,
     Classes,
@@ -21,6 +22,7 @@ from whence.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from whence.core import ImageData
     from whence.index import Manifest
     from whence.recipes.index import Answer
 
@@ -98,6 +100,7 @@ def build(  # noqa: PLR0913 - one argument for each option
     ] = False,
     batch_size: Batch = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Training images per file.")] = 4096,
+    dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -113,8 +116,9 @@ def build(  # noqa: PLR0913 - one argument for each option
     from whence.index import begun, cleared
     from whence.recipes import load_images, load_subject
     from whence.recipes.index import build_index
+    from whence.recipes.rehearsal import rehearse, some_of, work_on
 
-    if begun(out) and not (resume or overwrite):
+    if begun(out) and not (resume or overwrite or dry_run):
         msg = (
             f"{out} holds an index already, or the start of one. Go on with it (--resume), replace "
             f"it (--overwrite), or give another folder."
@@ -129,13 +133,12 @@ def build(  # noqa: PLR0913 - one argument for each option
         download=download,
     )
     data = load_images(train, loaded, labels=train_labels)
-    if overwrite:
-        cleared(out)
-    with bars(quiet=as_json) as progress:
-        manifest = build_index(
+
+    def built(images: "ImageData", at: Path, progress: Report) -> "Manifest":
+        return build_index(
             loaded,
-            data,
-            out,
+            images,
+            at,
             projection=SparseProjection(dimension=dimension, seed=seed, spread=spread)
             if spread
             else Projection(dimension=dimension, seed=seed, oversampling=2),
@@ -145,6 +148,20 @@ def build(  # noqa: PLR0913 - one argument for each option
             shard_size=shard_size,
             progress=progress,
         )
+
+    if dry_run:
+        found = rehearse(
+            lambda count, at: built(some_of(data, count), at / "index", unseen),
+            len(data),
+            work=work_on(loaded.module, data),
+            batch=batch_size,
+        )
+        show_cost(found, out, as_json=as_json)
+        return
+    if overwrite:
+        cleared(out)
+    with bars(quiet=as_json) as progress:
+        manifest = built(data, out, progress)
     if as_json:
         say_json(overview(manifest, out))
         return

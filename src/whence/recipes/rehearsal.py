@@ -15,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from whence.core import Batch, ImageData, logits_from
+from whence.errors import DataError
+from whence.recipes.fit_data import Part
 from whence.recipes.load import spread
 
-__all__ = ["Estimate", "Some", "Trial", "rehearse", "some_of", "work_of_a_pass"]
+__all__ = ["Estimate", "Some", "Trial", "rehearse", "some_of", "work_of_a_pass", "work_on"]
 
 BUDGET = 6.0
 """Seconds that the longest trial shall take, about."""
@@ -145,7 +147,10 @@ class Some:
 
 def some_of(data: ImageData, count: int) -> Some:
     """Return at most so many images, spread over a dataset."""
-    return Some(whole=data, places=tuple(spread(len(data), count)))
+    places = spread(len(data), count)
+    if isinstance(data, Part):  # its batches hold places in the whole
+        return Some(whole=data.whole, places=tuple(data.places[place] for place in places))
+    return Some(whole=data, places=tuple(places))
 
 
 @final
@@ -170,6 +175,8 @@ class Multiplications(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Do an operation and count it."""
         del types
         named = kwargs or {}
+        if torch.compiler.is_compiling():  # a graph is being read, and nothing computed
+            return func(*args, **named)
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the registry's key
         if formula is None:
             with self:
@@ -182,11 +189,20 @@ class Multiplications(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-def rehearse(job: Job, size: int, *, work: float, least: int = FEW, batch: int = MOST) -> Estimate:
+def rehearse(
+    job: Job,
+    size: int,
+    *,
+    work: float,
+    least: int = FEW,
+    batch: int = MOST,
+    budget: float = BUDGET,
+) -> Estimate:
     """Estimate what a job costs: it is done on few images, measured, and drawn out.
 
     Passes are counted on ``least`` and twice as many images, and grow linearly; so do bytes and
-    seconds, from two trials of as many images as some seconds allow. Nothing is left on the disk.
+    seconds, with a third trial of as many images as some seconds allow. The first trial, which
+    loads what is loaded once, is not timed. Nothing is left on the disk.
 
     Args:
         job: Does the job on the number of images it is told.
@@ -194,21 +210,18 @@ def rehearse(job: Job, size: int, *, work: float, least: int = FEW, batch: int =
         work: Multiplications of a pass, from :func:`work_of_a_pass`.
         least: The fewest images that the job can do with.
         batch: Images at a time, at most: memory grows up to these.
+        budget: Seconds that the longest trial may take, about.
 
     Raises:
         WhenceError: Whatever the job raises.
     """
     started = perf_counter()
     few, more = min(least, size), min(2 * least, size)
-    first, second = (trial(job, count, work) for count in (few, more))
-    rate = max(second.seconds / more, 1e-9)
-    longest = min(size, MOST, max(more, int(BUDGET / rate)))
-    half = max(few, longest // 2)
-    timed = [trial(job, count, None) for count in (half, longest)]
-    if longest == half:
-        timed[0] = second
+    counted = [trial(job, count, work) for count in (few, more)]
+    rate = max(counted[1].seconds / more, 1e-9)
+    longest = min(size, MOST, max(more, int(budget / rate)))
+    timed = [counted[1], trial(job, longest, None)] if longest > more else counted
     seconds, low, high = drawn_out(timed, size)
-    counted = (first, second) if more > few else (second, second)
     device = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
     return Estimate(
         size=size,
@@ -307,6 +320,19 @@ def work_of_a_pass(module: nn.Module, image: Tensor) -> float:
         top = logits_from(module, one).amax()
         torch.autograd.grad(top, one, allow_unused=True)
     return max(1.0, float(counter.total))
+
+
+def work_on(module: nn.Module, data: ImageData) -> float:
+    """Return the multiplications of a pass for the first image of a dataset that can be used.
+
+    Raises:
+        DataError: There is none.
+    """
+    first = next((batch.images[:1] for batch in data.batches(1)), None)
+    if first is None:
+        msg = f"{data.title} holds no usable image."
+        raise DataError(msg)
+    return work_of_a_pass(module, first)
 
 
 def peak_memory() -> int | None:
