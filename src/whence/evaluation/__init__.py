@@ -25,12 +25,7 @@ from whence.evaluation.controls import (
     RedrawnMap,
     average_map,
 )
-from whence.evaluation.correlation import (
-    FaithfulnessCorrelation,
-    FaithfulnessEstimate,
-    MonotonicityCorrelation,
-    SensitivityN,
-)
+from whence.evaluation.correlation import FaithfulnessCorrelation, SensitivityN
 from whence.evaluation.data_randomisation import (
     DataRandomisation,
     PermutedLabels,
@@ -81,6 +76,7 @@ from whence.evaluation.retrieval import (
     TopCardinality,
 )
 from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
+from whence.evaluation.segment_correlation import FaithfulnessEstimate, MonotonicityCorrelation
 from whence.evaluation.similarity import Similarities
 from whence.evaluation.smooth_randomisation import (
     EfficientRandomisation,

@@ -16,12 +16,7 @@ from whence.evaluation.complexity import (
     MassArea,
     Participation,
 )
-from whence.evaluation.correlation import (
-    FaithfulnessCorrelation,
-    FaithfulnessEstimate,
-    MonotonicityCorrelation,
-    SensitivityN,
-)
+from whence.evaluation.correlation import FaithfulnessCorrelation, SensitivityN
 from whence.evaluation.data_randomisation import DataRandomisation
 from whence.evaluation.faithfulness import Deletion, Insertion
 from whence.evaluation.gap import CompletenessGap
@@ -45,6 +40,7 @@ from whence.evaluation.random_logit import RandomLogit
 from whence.evaluation.randomisation import ParameterRandomisation
 from whence.evaluation.retraining import Retraining
 from whence.evaluation.robustness import AverageSensitivity, MaxSensitivity
+from whence.evaluation.segment_correlation import FaithfulnessEstimate, MonotonicityCorrelation
 from whence.evaluation.settings import (
     SegmentsNamed,
     Setting,

@@ -1,32 +1,23 @@
-r"""Correlations of what a map says of parts of an image with what the function loses without them.
+r"""Correlations of what a map says of random subsets with what the function loses without them.
 
-The parts are random subsets (faithfulness correlation, sensitivity-n) or the segments one by one
-(faithfulness estimate, monotonicity correlation). Each is removed from the whole image, never on
-top of another.
+Each subset is removed from the whole image, never on top of another.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from whence.core import Images, Mean, RandomBaseline, ScalarFn, Scalars, Uniform, Zero
-from whence.errors import SettingError, ShapeError
+from whence.core import Images, Mean, ScalarFn, Scalars, Zero
+from whence.errors import SettingError
 from whence.evaluation.faithfulness import Curve, check_settings
-from whence.evaluation.metric import MetricCard, mean_ranks, pixel_map
-from whence.evaluation.steps import Fill, Segments, Squares, Tiles, answers, filled, labelled
+from whence.evaluation.metric import MetricCard, pixel_map
+from whence.evaluation.pearson import POINTS, pearson, rounding, summed
+from whence.evaluation.steps import Fill, Segments, Squares, answers, filled, labelled
 
-__all__ = [
-    "FaithfulnessCorrelation",
-    "FaithfulnessEstimate",
-    "MonotonicityCorrelation",
-    "SensitivityN",
-]
-
-POINTS: Final = 3
-"""A correlation of fewer points says nothing: two always lie on a line."""
+__all__ = ["FaithfulnessCorrelation", "SensitivityN"]
 
 
 @final
@@ -141,143 +132,6 @@ class SensitivityN:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FaithfulnessEstimate:
-    r"""Correlation of each segment's attribution with the fall of the value without it alone.
-
-    .. math:: \operatorname{corr}_k\Big(\sum_{i \in S_k} a_i,\;
-              f(x) - f(x_{S_k \leftarrow \tilde x})\Big)
-
-    Exact. Single pixels of a large image change little, and cost a pass each; so tiles are the
-    default. NaN where a map gives all segments one value, or where none changes the value.
-
-    Args:
-        segments: Which pixels go together; the cost is half a pass for each segment.
-        fill: What replaces a segment.
-        batch_size: Changed images per forward pass.
-
-    References:
-        Alvarez-Melis and Jaakkola (2018), "Towards Robust Interpretability with Self-Explaining
-        Neural Networks", section 5.
-    """
-
-    segments: Segments = field(default_factory=Tiles)
-    fill: Fill = field(default_factory=Zero)
-    batch_size: int = 64
-
-    card: ClassVar[MetricCard] = MetricCard(
-        better="higher",
-        low=-1.0,
-        high=1.0,
-        chance="0",
-        reference="Alvarez-Melis and Jaakkola (2018), Self-Explaining Neural Networks, section 5",
-    )
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check_settings(1, self.batch_size)
-
-    def __call__(self, f: ScalarFn, images: Images, values: Tensor) -> Scalars:
-        """Return one correlation per image.
-
-        Raises:
-            ShapeError: If an image has fewer than three segments, or something does not fit.
-        """
-        ranked = pixel_map(values).double()
-        labels = labelled(images, values, self.segments)
-        present, sums = summed(ranked, labels)
-        found = alone(f, images, labels, self.fill, self.batch_size)
-        whole = answers(f, images, 1, lambda rows, _: images[rows], self.batch_size)
-        return pearson(sums, whole - found, present, rounding(images, whole, found))
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class MonotonicityCorrelation:
-    r"""Rank correlation of a segment's absolute attribution with the squared change without it.
-
-    .. math:: \rho_S\Big(|\sum_{i \in S_k} a_i|,\;
-              \mathbb E_{\tilde x} \big[(f(x) - f(x_{S_k \leftarrow \tilde x}))^2\big]\Big)
-
-    over draws of a random fill; another fill is drawn once. The factor :math:`1 / f(x)^2` of other
-    implementations changes no rank and is left out. NaN where a map ranks nothing, or no segment
-    changes the value.
-
-    Args:
-        segments: Which pixels go together.
-        fill: What replaces a segment.
-        samples: Draws of the fill; the cost is half a pass for each draw and segment.
-        batch_size: Changed images per forward pass.
-        seed: Seed of the draws.
-
-    References:
-        Nguyen and Martinez (2020), "On quantitative aspects of model interpretability",
-        section 3 (monotonicity).
-    """
-
-    segments: Segments = field(default_factory=Tiles)
-    fill: Fill = field(default_factory=Uniform)
-    samples: int = 5
-    batch_size: int = 64
-    seed: int = 0
-
-    card: ClassVar[MetricCard] = MetricCard(
-        better="higher",
-        low=-1.0,
-        high=1.0,
-        chance="0",
-        reference="Nguyen and Martinez (2020), On quantitative aspects of model interpretability",
-    )
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check_settings(1, self.batch_size)
-        if self.samples < 1:
-            msg = f"samples must be at least 1; got {self.samples}."
-            raise SettingError(msg)
-
-    def __call__(self, f: ScalarFn, images: Images, values: Tensor) -> Scalars:
-        """Return one correlation per image.
-
-        Raises:
-            ShapeError: If an image has fewer than three segments, or something does not fit.
-        """
-        ranked = pixel_map(values).double()
-        labels = labelled(images, values, self.segments)
-        present, sums = summed(ranked, labels)
-        whole = answers(f, images, 1, lambda rows, _: images[rows], self.batch_size)
-        generator = torch.Generator().manual_seed(self.seed)
-        fills: list[Fill] = [self.fill]
-        if isinstance(self.fill, RandomBaseline):
-            drawn = [self.fill.draw(images, generator) for _ in range(self.samples)]
-            fills = [Given(images=some) for some in drawn]
-        seen = torch.stack([alone(f, images, labels, fill, self.batch_size) for fill in fills])
-        changes = (whole - seen).square().mean(dim=0)
-        least = rounding(images, whole, whole).square()
-        return torch.stack(
-            [
-                pearson(mean_ranks(a[None, p]), mean_ranks(c[None, p]), p[None, p], 0 * s[None])[0]
-                if c[p].amax() - c[p].amin() > s
-                else torch.full_like(s, torch.nan)
-                for a, c, p, s in zip(sums.abs(), changes, present, least, strict=True)
-            ]
-        )
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Given:
-    """A fill that was drawn already."""
-
-    images: Tensor
-
-    def __call__(self, images: Images) -> Images:
-        """Return it."""
-        del images
-        return self.images
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class Draws:
     """Random subsets of segments, and what replaces them."""
 
@@ -330,25 +184,9 @@ def correlations(
 
         seen = answers(f, images, draws.count, without, batch_size)
         told = (members.double() @ sums[:, :, None])[..., 0]
-        means = sums.sum(dim=1) / counts
-        even = ((sums - means[:, None]).abs() * present).amax(dim=1)
-        told = told.masked_fill((even <= 1e-12 * sums.abs().amax(dim=1))[:, None], 0)
         every = torch.ones_like(told, dtype=torch.bool)
         found.append(pearson(told, whole - seen, every, rounding(images, whole, seen)))
     return torch.stack(found, dim=1)
-
-
-def alone(
-    f: ScalarFn, images: Images, labels: Int[Tensor, "b n"], fill: Fill, batch_size: int
-) -> Float[Tensor, "b k"]:
-    """Return the value without each segment, one at a time."""
-    changed = filled(images, fill)
-
-    def without(rows: Tensor, which: Tensor) -> Images:
-        stays = labels[rows] != which[:, None]
-        return changed(rows, stays.view(len(rows), 1, *images.shape[2:]))
-
-    return answers(f, images, int(labels.max()) + 1, without, batch_size)
 
 
 def subset(
@@ -358,59 +196,6 @@ def subset(
     inside = present[orders]
     first = inside & (inside.cumsum(dim=1) <= size)
     return torch.zeros_like(first).scatter_(1, orders, first)
-
-
-def summed(
-    ranked: Float[Tensor, "b n"], labels: Int[Tensor, "b n"]
-) -> tuple[Bool[Tensor, "b k"], Float[Tensor, "b k"]]:
-    """Return which segments there are, and a map's sum over each of them.
-
-    Raises:
-        ShapeError: If an image has fewer than three, which no correlation can be drawn from.
-    """
-    most = int(labels.max()) + 1
-    sums = ranked.new_zeros(len(ranked), most).scatter_add_(1, labels, ranked)
-    sizes = torch.zeros_like(sums).scatter_add_(1, labels, torch.ones_like(ranked))
-    present = sizes > 0
-    few = present.sum(dim=1) < POINTS
-    if bool(few.any()):
-        k = int(few.nonzero()[0, 0])
-        msg = (
-            f"A correlation needs at least {POINTS} segments per image; {int(few.sum())} of "
-            f"{len(few)} images have fewer, first image {k} with {int(present[k].sum())}. Take "
-            f"smaller segments."
-        )
-        raise ShapeError(msg)
-    return present, sums
-
-
-def rounding(images: Images, whole: Tensor, found: Tensor) -> Scalars:
-    """Return the size below which changes of the value are rounding, per image."""
-    size = torch.maximum(whole.abs().amax(dim=1), found.abs().amax(dim=1))
-    return 16 * torch.finfo(images.dtype).eps * size
-
-
-def pearson(
-    first: Float[Tensor, "b k"],
-    second: Float[Tensor, "b k"],
-    present: Bool[Tensor, "b k"],
-    least: Float[Tensor, " b"],
-) -> Scalars:
-    """Return the correlation of each row's present points.
-
-    NaN where the first points are equal but for rounding, or the second within ``least``.
-    """
-    count = present.sum(dim=1, keepdim=True)
-    centred = []
-    for points in (first, second):
-        mean = (points * present).sum(dim=1, keepdim=True) / count
-        centred.append((points - mean) * present)
-    one, two = centred
-    sizes = one.square().sum(dim=1).sqrt() * two.square().sum(dim=1).sqrt()
-    found = ((one * two).sum(dim=1) / sizes).clamp(-1, 1)
-    flat = one.abs().amax(dim=1) <= 1e-12 * (first.abs() * present).amax(dim=1)
-    still = two.abs().amax(dim=1) <= least
-    return found.masked_fill(flat | still, torch.nan)
 
 
 def check_subsets(shares: tuple[float, ...], subsets: int, batch_size: int) -> None:
