@@ -65,8 +65,8 @@ class TrainingFeatures:
             Panel(
                 picture=picture.permute(1, 2, 0).contiguous().numpy(),
                 values=values.detach().float().cpu().numpy(),
-                title=f"training image {index}",
-                note=f"labelled {label}, influence {score:+.3g}",
+                title=f"image {index}",
+                note=f"label {label}, {score:+.3g}",
             )
             for picture, values, index, label, score in zip(
                 pictures,
