@@ -115,29 +115,40 @@ COMPLEXITY, AGREEMENT, SANITY = "complexity", "agreement", "sanity"
 ROBUSTNESS = "robustness"
 
 
-def masking(name: str) -> MetricEntry:
-    """Return the entry of one of the six masking metrics."""
-    what = {"P": "positive", "N": "negative", "A": "largest"}[name[1]]
-    keeps = "stay first" if name[0] == "K" else "go first"
-    return MetricEntry(
-        make=lambda: MaskedArea(metric=name),
-        form="function",
-        group=PERTURBATION,
-        says=f"area under the value while {what} pixels {keeps}, over a blurred image",
-        reads="hit" if name[1] == "A" else "explained",
-        control="none" if name in ("RPM", "RNM") else "random-map",
-    )
-
-
-def foretells(make: Callable[[], Any], says: str, control: Against = "random-map") -> MetricEntry:
-    """Return the entry of a metric that holds a map against what was explained itself."""
+def perturbs(
+    make: Callable[[], Any],
+    says: str,
+    *,
+    reads: Reads = "value",
+    control: Against = "random-map",
+    usual: bool = False,
+) -> MetricEntry:
+    """Return the entry of a metric that asks a function of changed images."""
     return MetricEntry(
         make=make,
         form="function",
         group=PERTURBATION,
         says=says,
-        reads="explained",
+        reads=reads,
         control=control,
+        usual=usual,
+    )
+
+
+def foretells(make: Callable[[], Any], says: str, control: Against = "random-map") -> MetricEntry:
+    """Return the entry of a metric that holds a map against what was explained itself."""
+    return perturbs(make, says, reads="explained", control=control)
+
+
+def masking(name: str) -> MetricEntry:
+    """Return the entry of one of the six masking metrics."""
+    what = {"P": "positive", "N": "negative", "A": "largest"}[name[1]]
+    keeps = "stay first" if name[0] == "K" else "go first"
+    return perturbs(
+        lambda: MaskedArea(metric=name),
+        f"area under the value while {what} pixels {keeps}, over a blurred image",
+        reads="hit" if name[1] == "A" else "explained",
+        control="none" if name in ("RPM", "RNM") else "random-map",
     )
 
 
@@ -154,70 +165,45 @@ def plain(make: Callable[[], Any], form: Form, group: str, says: str) -> MetricE
 
 METRICS: Final[Mapping[str, MetricEntry]] = MappingProxyType(
     {
-        "insertion": MetricEntry(
-            make=Insertion,
-            form="function",
-            group=PERTURBATION,
-            says="area under the value while the highest pixels are put onto a blurred image",
+        "insertion": perturbs(
+            Insertion,
+            "area under the value while the highest pixels are put onto a blurred image",
             usual=True,
         ),
-        "deletion": MetricEntry(
-            make=Deletion,
-            form="function",
-            group=PERTURBATION,
-            says="area under the value while the highest pixels are removed",
+        "deletion": perturbs(
+            Deletion, "area under the value while the highest pixels are removed", usual=True
+        ),
+        "srg": perturbs(
+            SRG,
+            "area with the lowest pixels removed first, less that of the highest first",
             usual=True,
         ),
-        "srg": MetricEntry(
-            make=SRG,
-            form="function",
-            group=PERTURBATION,
-            says="area with the lowest pixels removed first, less that of the highest first",
-            usual=True,
+        "road": perturbs(
+            ROAD, "the same at nine shares, with pixels imputed from those beside them"
         ),
-        "road": MetricEntry(
-            make=ROAD,
-            form="function",
-            group=PERTURBATION,
-            says="the same at nine shares, with pixels imputed from those beside them",
+        "pixel-flipping": perturbs(
+            PixelFlipping,
+            "area under the value while single pixels are replaced, highest or lowest first",
         ),
-        "pixel-flipping": MetricEntry(
-            make=PixelFlipping,
-            form="function",
-            group=PERTURBATION,
-            says="area under the value while single pixels are replaced, highest or lowest first",
+        "region-perturbation": perturbs(
+            RegionPerturbation, "mean fall of the value while squares are replaced by noise (AOPC)"
         ),
-        "region-perturbation": MetricEntry(
-            make=RegionPerturbation,
-            form="function",
-            group=PERTURBATION,
-            says="mean fall of the value while squares are replaced by noise (AOPC)",
-        ),
-        "irof": MetricEntry(
-            make=lambda: IROF(segments=Squares(size=8)),
-            form="function",
-            group=PERTURBATION,
-            says="area over the relative probability while segments get the mean colour",
+        "irof": perturbs(
+            lambda: IROF(segments=Squares(size=8)),
+            "area over the relative probability while segments get the mean colour",
             reads="probability",
         ),
-        "idsds": MetricEntry(
-            make=IDSDS,
-            form="function",
-            group=PERTURBATION,
-            says="rank correlation of the map over cells with what deleting each cell does",
+        "idsds": perturbs(
+            IDSDS, "rank correlation of the map over cells with what deleting each cell does"
         ),
-        "completeness": MetricEntry(
-            make=Completeness,
-            form="function",
-            group=PERTURBATION,
-            says="how much of the class's probability the highest pixels keep",
+        "completeness": perturbs(
+            Completeness,
+            "how much of the class's probability the highest pixels keep",
             reads="probability",
         ),
-        "soundness": MetricEntry(
-            make=Soundness,
-            form="function",
-            group=PERTURBATION,
-            says="how little the highest pixels raise the probability above the whole image's",
+        "soundness": perturbs(
+            Soundness,
+            "how little the highest pixels raise the probability above the whole image's",
             reads="probability",
             control="none",
         ),
@@ -326,11 +312,8 @@ TRAINED: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "data-randomisation": sane(
             DataRandomisation, "likeness to the map of a network that learned permuted labels"
         ),
-        "roar": MetricEntry(
-            make=Retraining,
-            form="retraining",
-            group=PERTURBATION,
-            says="accuracy of networks trained again without the highest pixels",
+        "roar": perturbs(
+            Retraining, "accuracy of networks trained again without the highest pixels"
         ),
     }
 )
