@@ -158,6 +158,17 @@ def test_dots_and_boxes_lie_where_the_values_are(record):
     assert slope[0] > 0
 
 
+def test_the_axis_begins_behind_the_longest_name(record):
+    (first, *rest) = [one for one in record.scores if one.metric == "deletion"]
+    longer = replace(first, method="integrated-gradients:steps=16,baseline=black")
+    starts = []
+    for scores in ([first, *rest], [longer, *rest]):
+        tree = ET.fromstring(strips_svg(scores, "random-map", "t"))  # noqa: S314 - our own
+        starts.append(min(float(c.attrib["cx"]) for c in tree.iter("circle")))
+    assert starts[1] > 7 * len(longer.method)
+    assert starts[0] < starts[1]
+
+
 def test_an_axis_of_one_value_has_room_and_round_ticks():
     axis = Axis(low=0.0, high=1.0, start=10, end=110)
     assert (axis.at(0.0), axis.at(0.5), axis.at(7.0)) == (10, 60, 110)
@@ -173,6 +184,7 @@ def test_tables_say_direction_verdict_and_what_is_missing(record):
     text = markdown_tables(record)
     assert "0.200 [0.100, 0.300] +" in text
     assert "accuracy 75.0%" in text
+    assert "| method | deletion \u2193 | gini |\n|:--|--:|--:|" in text
     assert "nan" not in text
 
 

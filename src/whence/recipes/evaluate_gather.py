@@ -111,7 +111,7 @@ class Gathered:
                 difference = found.difference
                 if asked.silenced:
                     verdict, reason = "no claim", asked.silenced
-        if not self.refused and estimate is None:
+        if not self.refused and estimate is None and candidate.kind != "control":
             verdict, reason = "no claim", "undefined for every image"
         return ScoreRecord(
             network=asked.network,

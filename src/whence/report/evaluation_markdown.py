@@ -23,14 +23,14 @@ def markdown_tables(record: EvaluationRecord) -> str:
     for network in record.networks:
         accuracy = "" if network.accuracy is None else f", accuracy {network.accuracy:.1%}"
         parts.append(f"## {network.name}{accuracy}")
-        parts.append(markdown(*summary_rows(record, network.name, ends=True)))
+        parts.append(markdown(*summary_rows(record, network.name, ends=True), left=1))
         lines = pair_lines(record, network.name)
         if lines:
             parts += ["### Method against method", "\n".join(f"- {line}" for line in lines)]
     if record.agreements:
         parts += [
             "## Agreement between maps",
-            markdown(("metric", "first", "second", "mean"), agreement_rows(record)),
+            markdown(("metric", "first", "second", "mean"), agreement_rows(record), left=3),
         ]
     notes = [*record.notes, *overtaken(record), *refusals(record)]
     if notes:
@@ -40,5 +40,5 @@ def markdown_tables(record: EvaluationRecord) -> str:
         for one in record.metrics
     ]
     head = ("metric", "measures", "better", "control", "chance", "reference")
-    parts += ["## Metrics", markdown(head, metrics)]
+    parts += ["## Metrics", markdown(head, metrics, left=len(head))]
     return "\n\n".join(parts) + "\n"

@@ -15,6 +15,8 @@ from whence.results.evaluation import CurveRecord, ScoreRecord
 __all__ = ["Axis", "curve_svg", "strips_svg"]
 
 WIDTH, LABELS, ROW, FOOT, RIGHT = 820.0, 190.0, 30.0, 30.0, 16.0
+LETTER = 7.2
+"""Width of a letter of a name; those that are longer than half the plot run into it."""
 DOTS = 150
 """Images whose values are drawn as dots; more are spread evenly."""
 SMALL = (196.0, 118.0)
@@ -70,7 +72,9 @@ def strips_svg(scores: Sequence[ScoreRecord], control: str, title: str) -> Marku
     """
     shown = [one for one in scores if one.estimate is not None]
     defined = [one.values[np.isfinite(one.values)] for one in shown]
-    axis = axis_of(np.concatenate(defined) if defined else np.zeros(0), LABELS, WIDTH - RIGHT)
+    longest = max((len(one.method) for one in shown), default=0)
+    start = min(max(LABELS, LETTER * longest + RIGHT), WIDTH / 2)
+    axis = axis_of(np.concatenate(defined) if defined else np.zeros(0), start, WIDTH - RIGHT)
     height = ROW * len(shown) + FOOT
     parts = [
         (

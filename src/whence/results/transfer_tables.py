@@ -27,9 +27,9 @@ that on the same images behind masks of other images, with its paired bootstrap 
 """
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; the first two columns are left-aligned, the others right."""
-    rule = f"|:--|:--{'|--:' * (len(head) - 2)}|"
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2) -> str:
+    """Return a table in Markdown; the first ``left`` columns are left-aligned, the others right."""
+    rule = f"{'|:--' * left}{'|--:' * (len(head) - left)}|"
     lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (head, *rows)]
     return "\n".join([lines[0], rule, *lines[1:]])
 
