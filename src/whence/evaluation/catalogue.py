@@ -312,8 +312,11 @@ TRAINED: Final[Mapping[str, MetricEntry]] = MappingProxyType(
         "data-randomisation": sane(
             DataRandomisation, "likeness to the map of a network that learned permuted labels"
         ),
-        "roar": perturbs(
-            Retraining, "accuracy of networks trained again without the highest pixels"
+        "roar": MetricEntry(
+            make=Retraining,
+            form="retraining",
+            group=PERTURBATION,
+            says="accuracy of networks trained again without the highest pixels",
         ),
     }
 )
