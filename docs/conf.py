@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from constants import constants_of
 from docutils import nodes
+from docutils.statemachine import StringList
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
@@ -63,6 +67,25 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+class RoomConstants(SphinxDirective):
+    """Show a room's public constants and types with the text below their definitions."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write them as the Python domain does."""
+        room = self.arguments[0]
+        lines = [f".. py:module:: whence.{room}", "   :no-index:", ""]
+        for name, text in constants_of(room).items():
+            if not text:
+                logging.getLogger("whence").warning("whence.%s.%s says nothing", room, name)
+            lines += [f".. py:data:: {name}", ""]
+            lines += [f"   {line}" for line in text.splitlines()] + [""]
+        place = nodes.section()
+        self.state.nested_parse(StringList(lines, source=f"constants of {room}"), 0, place)
+        return place.children
+
+
 def mathml(node: nodes.Element, *, block: bool) -> str:
     """Return a formula as MathML, whose brackets grow by themselves; warn where it cannot be."""
     formula = re.sub(r"\\[bB]igg?[lrm]?(?![a-zA-Z])", "", node.astext())
@@ -89,3 +112,4 @@ def setup(app: Sphinx) -> None:
     """Register the formula renderer and the directive."""
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("room-constants", RoomConstants)

@@ -238,6 +238,7 @@ class DirectBlock:
 
 
 Block = FactoredBlock | DirectBlock
+"""The gradients of one layer's parameters, one per example: as factors, or as they are."""
 
 
 def products(block: Block, queries: Block) -> Tensor:
