@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from benchmarks.metrics.setup import SIDE, Task
+from benchmarks.metrics.setup import Task
 from whence.attribution import InputXGradient
 from whence.core import ModelScalar, Zero, logit
 from whence.evaluation import (
@@ -29,8 +29,9 @@ from whence.evaluation.robustness import drawn_boxes
 
 __all__ = ["Pair", "pairs"]
 
-PIXELS = SIDE * SIDE
-STEPS = 100
+STEPS, BATCH = 100, 128
+SHARES = tuple(range(10, 100, 10))
+LAYERS = {"LeNet": 5, "residual": 17}
 SAMPLES, RADIUS = 20, 0.1
 PLAIN = {"normalise": False, "disable_warnings": True}
 
@@ -44,6 +45,8 @@ class Pair:
         name: What is measured.
         ours: Our work.
         theirs: That of Quantus.
+        alone: The passes that the definition asks for, and nothing else: batches of the same
+            network as it is, over the same images again and again.
         same: Whether the figures must agree.
         note: What the figure is, or why the two differ.
     """
@@ -51,6 +54,7 @@ class Pair:
     name: str
     ours: Callable[[], float]
     theirs: Callable[[], float]
+    alone: Callable[[], float]
     same: bool
     note: str
 
@@ -70,7 +74,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
     """Return pixel flipping, deletion and insertion."""
 
     def area(values: torch.Tensor) -> float:
-        step = PIXELS // STEPS
+        step = task.images[0].numel() // STEPS
         metric = quantus.PixelFlipping(features_in_step=step, perturb_baseline=0.0, **PLAIN)
         call = task.theirs | {"a_batch": values.numpy()}
         with torch.no_grad():
@@ -78,7 +82,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
         rest = torch.from_numpy(np.array(metric(**call))).float()  # without the whole image
         return float(torch.trapezoid(torch.cat([first[:, None], rest], 1), dx=1 / STEPS).mean())
 
-    settings: dict[str, Any] = {"steps": STEPS, "fill": Zero(), "batch_size": 128}
+    settings: dict[str, Any] = {"steps": STEPS, "fill": Zero(), "batch_size": BATCH}
     judged = task.f, task.images, task.values
     note = "area of the logit over {} steps; the image itself put before Quantus' curve"
     return [
@@ -86,6 +90,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
             name=name,
             ours=lambda metric=metric: float(metric(*judged).mean()),  # type: ignore[misc]
             theirs=lambda signed=signed: area(signed),  # type: ignore[misc]
+            alone=lambda: passes(task, STEPS + 1),
             same=True,
             note=note.format(STEPS) + more,
         )
@@ -101,17 +106,18 @@ def road(task: Task, quantus: ModuleType) -> Pair:
     """Return ROAD as accuracy at nine shares, without noise."""
 
     def theirs() -> float:
-        metric = quantus.ROAD(percentages=list(range(10, 100, 10)), noise=1e-9, **PLAIN)
+        metric = quantus.ROAD(percentages=list(SHARES), noise=1e-9, **PLAIN)
         found = metric(**task.theirs)
         told = found if isinstance(found, dict) else found[0]
         return float(np.mean(list(told.values())))
 
-    metric = ROAD(order="most", fill=NoisyLinear(noise=0.0), batch_size=128)
+    metric = ROAD(order="most", fill=NoisyLinear(noise=0.0), batch_size=BATCH)
     f = ModelScalar(task.model, Hit(task.labels))
     return Pair(
         name="ROAD",
         ours=lambda: float(metric(f, task.images, task.values).mean()),
         theirs=theirs,
+        alone=lambda: passes(task, len(SHARES)),
         same=True,
         note="accuracy, mean over nine shares",
     )
@@ -119,8 +125,8 @@ def road(task: Task, quantus: ModuleType) -> Pair:
 
 def infidelity(task: Task, quantus: ModuleType) -> Pair:
     """Return infidelity of as many perturbed images."""
-    side, repeats = 5, 5
-    patches = (SIDE // side) ** 2
+    side, repeats = task.images.shape[3] // 6, 5
+    patches = 36
 
     def theirs() -> float:
         metric = quantus.Infidelity(
@@ -132,12 +138,13 @@ def infidelity(task: Task, quantus: ModuleType) -> Pair:
         perturbation=RemovedSquares(largest=1 / 6),
         scaled=False,
         samples=patches * repeats,
-        batch_size=128,
+        batch_size=BATCH,
     )
     return Pair(
         name="infidelity",
         ours=lambda: float(metric(task.f, task.images, task.values).mean()),
         theirs=theirs,
+        alone=lambda: passes(task, patches * repeats + 1),
         same=False,
         note=(
             f"{patches * repeats} perturbed images each; Quantus removes patches on top of one "
@@ -164,13 +171,20 @@ def sensitivity(task: Task, quantus: ModuleType) -> Pair:
         call = task.theirs | {"explain_func": quantus.explain, "explain_func_kwargs": explained}
         return float(np.mean(metric(**call)))
 
-    metric = MaxSensitivity(radius=RADIUS, samples=SAMPLES, batch_size=128)
+    metric = MaxSensitivity(radius=RADIUS, samples=SAMPLES, batch_size=BATCH)
 
     def ours() -> float:
         return float(metric(task.f, task.images, task.values, method).mean())
 
     note = f"input times gradient, {SAMPLES} equal draws; Quantus by Captum"
-    return Pair(name="max-sensitivity", ours=ours, theirs=theirs, same=True, note=note)
+    return Pair(
+        name="max-sensitivity",
+        ours=ours,
+        theirs=theirs,
+        alone=lambda: maps(task, SAMPLES),
+        same=True,
+        note=note,
+    )
 
 
 def randomised(task: Task, quantus: ModuleType) -> Pair:
@@ -195,12 +209,35 @@ def randomised(task: Task, quantus: ModuleType) -> Pair:
         name="parameter randomisation",
         ours=ours,
         theirs=theirs,
+        alone=lambda: maps(task, LAYERS[task.network] + 1),
         same=False,
         note=(
-            "mean Spearman correlation over 5 layers; other random weights, and Quantus' mean "
-            "holds the 1.0 of the network as it was"
+            f"mean Spearman correlation over {LAYERS[task.network]} layers; other random weights, "
+            "and Quantus' mean holds the 1.0 of the network as it was"
         ),
     )
+
+
+def passes(task: Task, each: int) -> float:
+    """Return something of so many passes of each image."""
+    with torch.no_grad():
+        return sum(float(task.model(some)[0, 0]) for some in repeated(task, each))
+
+
+def maps(task: Task, each: int) -> float:
+    """Return something of so many gradients of each image."""
+    total = 0.0
+    for some in repeated(task, each):
+        leaf = some.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(task.model(leaf)[:, 0].sum(), leaf)
+        total += float(gradient[0, 0, 0, 0])
+    return total
+
+
+def repeated(task: Task, each: int) -> tuple[torch.Tensor, ...]:
+    """Return each image so many times, in even batches."""
+    every = task.images.repeat(each, 1, 1, 1)
+    return every.chunk(-(-len(every) // BATCH))
 
 
 def silenced(work: Callable[[], float]) -> float:

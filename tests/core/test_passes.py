@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from whence.core import forward_only
-from whence.core.passes import QuickPools, pooled
+from whence.core import Width, forward_only
+from whence.core.passes import GUESS, ROOM, QuickPools, pooled
 from whence.network import Network
 
 SETTINGS = (
@@ -99,3 +99,25 @@ def test_a_model_that_fails_leaves_nothing_behind(generator):
     with torch.profiler.profile() as seen:
         functional.max_pool2d(images, 2)
     assert "aten::max_pool2d_with_indices" in {event.key for event in seen.events()}
+
+
+def test_a_batch_is_as_wide_as_the_largest_feature_map_allows(generator):
+    images = torch.randn(4, 1, 64, 64, generator=generator)
+    width = Width(images, most=10**6)
+    assert width.rows == ROOM // (GUESS * 64 * 64 * 4)
+    model = nn.Sequential(nn.Conv2d(1, 10, 1), nn.Flatten(), nn.Linear(64 * 64 * 10, 3))
+    found = width(lambda some: model(some)[:, 0], images)
+    assert torch.equal(found, model(images)[:, 0].detach())
+    assert not found.requires_grad
+    assert width.rows == ROOM // (10 * 64 * 64 * 4)
+    assert Width(images, most=3).rows == 3
+    narrow = Width(torch.randn(1, 3, 600, 600, generator=generator), most=64)
+    assert narrow.rows == 1
+
+
+def test_what_holds_weights_alone_makes_no_batch_narrower(generator):
+    images = torch.randn(3, 1, 2, 2, generator=generator)
+    weight = torch.randn(2_000_000, 4, generator=generator)  # 32 MB, more than there is room for
+    width = Width(images, most=1000)
+    width(lambda some: some.flatten(1) @ weight.exp().sum(dim=0), images)
+    assert width.rows == 1000

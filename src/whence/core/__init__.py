@@ -18,7 +18,7 @@ from whence.core.fingerprint import fingerprint_data, fingerprint_model, fingerp
 from whence.core.gini import gini
 from whence.core.method import Method, MethodCard
 from whence.core.normalisation import Normalisation
-from whence.core.passes import forward_only
+from whence.core.passes import Width, forward_only
 from whence.core.progress import Progress, silent
 from whence.core.scalar import (
     ModelScalar,
@@ -87,6 +87,7 @@ __all__ = [
     "TargetLike",
     "TensorData",
     "Uniform",
+    "Width",
     "Zero",
     "baseline_named",
     "batch_indices",

@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["forward_only"]
+from whence.core.types import Images, Scalars
+
+__all__ = ["Width", "forward_only"]
+
+ROOM: Final = 16 * 2**20
+"""Bytes that the largest feature map of a batch may take on a CPU: beyond, it is paged in anew."""
+
+GUESS: Final = 64
+"""Size of a network's largest feature map as a multiple of the image's, until it was seen."""
 
 POOLS: Final = frozenset(
     {
@@ -23,20 +31,58 @@ POOLS: Final = frozenset(
 
 
 @contextmanager
-def forward_only() -> Iterator[None]:
+def forward_only() -> Iterator["QuickPools"]:
     """Record no gradients, and take the maximum over windows by slices where that is quicker.
 
     On a CPU torch looks for the place of each maximum too, which a gradient would need; it can
     take more time than the convolutions around it. The maximum of shifted slices is equal to the
-    bit, and up to twenty times faster. Models are not touched: their calls are answered.
+    bit, and up to twenty times faster. Models are not touched: their calls are answered. What is
+    yielded tells the size of the largest tensor that a call has returned.
     """
-    with torch.no_grad(), QuickPools():
-        yield
+    with torch.no_grad(), QuickPools() as watched:
+        yield watched
+
+
+@final
+class Width:
+    """How many images go through a network at once.
+
+    On a CPU a pass of many images is slower for each of them than one of few, as soon as feature
+    maps no longer fit into memory that is at hand. So after each pass the next ones are as wide as
+    the largest feature map seen allows. Nothing is timed: equal work is cut into equal batches.
+
+    Args:
+        images: What they look like.
+        most: Images at once at most.
+    """
+
+    def __init__(self, images: Images, most: int) -> None:
+        """Guess from the size of an image."""
+        self.most = most
+        self.bounded = images.device.type == "cpu"
+        size = GUESS * images[0].numel() * images.element_size()
+        self.rows = max(1, min(most, ROOM // size)) if self.bounded else most
+
+    def __call__(self, f: Callable[[Images], Scalars], images: Images) -> Scalars:
+        """Return ``f(images)``, without a gradient, and learn from it."""
+        with forward_only() as watched:
+            watched.rows = len(images)
+            found = f(images)
+        if self.bounded and watched.largest:
+            self.rows = max(1, min(self.most, ROOM * len(images) // watched.largest))
+        return found
 
 
 @final
 class QuickPools(TorchFunctionMode):
-    """Answers calls of the maximum over windows; lets all other calls pass."""
+    """Answers calls of the maximum over windows; lets all other calls pass, and watches them.
+
+    ``largest`` is the size in bytes of the largest tensor that was returned, of those that can
+    hold something of each of ``rows`` images.
+    """
+
+    rows = 1
+    largest = 0
 
     def __torch_function__(
         self,
@@ -48,11 +94,12 @@ class QuickPools(TorchFunctionMode):
         """Call the function, or what equals it."""
         del types
         named = kwargs or {}
-        if func in POOLS:
-            found = pooled(*args, **named)
-            if found is not None:
-                return found
-        return func(*args, **named)
+        found = pooled(*args, **named) if func in POOLS else None
+        if found is None:
+            found = func(*args, **named)
+        if isinstance(found, Tensor) and found.ndim and found.shape[0] % self.rows == 0:
+            self.largest = max(self.largest, found.numel() * found.element_size())
+        return found
 
 
 def pooled(

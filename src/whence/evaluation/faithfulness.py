@@ -61,7 +61,7 @@ class Deletion:
     Args:
         steps: Equal steps from the image to the fill; the cost is ``steps + 1`` forward passes.
         fill: What replaces a pixel.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal pixels.
     """
 
@@ -96,7 +96,7 @@ class Insertion:
     Args:
         steps: Equal steps from the fill to the image; the cost is ``steps + 1`` forward passes.
         fill: What the image starts from.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal pixels.
     """
 

@@ -153,7 +153,7 @@ class Infidelity:
         scaled: Whether the map is multiplied by the best factor.
         relative: Whether to divide by the mean squared fall.
         samples: Draws; the cost is half a pass for each, and one for the image.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
 
     References:
         Yeh et al. (2019), "On the (In)fidelity and Sensitivity of Explanations", Definition 2.1

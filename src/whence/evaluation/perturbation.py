@@ -40,7 +40,7 @@ class PixelFlipping:
             relevant first, a higher one with the least.
         steps: Equal steps; the cost is ``steps + 1`` forward passes.
         fill: What replaces a pixel.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal pixels.
 
     References:
@@ -98,7 +98,7 @@ class RegionPerturbation:
         steps: The number ``L`` of regions that go, or all if there are fewer; the cost is
             ``L + 1`` forward passes.
         fill: What replaces a region; in the paper noise, uniform over the range of the pixels.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal regions.
 
     References:
@@ -155,7 +155,7 @@ class SRG:
         segments: Which pixels are replaced together.
         steps: Equal steps; the cost is twice ``steps + 1`` forward passes, less the ends.
         fill: What replaces a segment.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal segments.
 
     References:
@@ -215,7 +215,7 @@ class ROAD:
         order: ``both``, or ``most`` or ``least`` relevant pixels first.
         shares: Shares of the pixels that are removed, over 0 and under 1.
         fill: The imputation.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal pixels.
 
     References:
@@ -279,7 +279,7 @@ class IROF:
     Args:
         segments: The superpixels, such as ``whence.attribution.SLIC()``.
         fill: What replaces a superpixel; in the paper the image's mean colour.
-        batch_size: Changed images per forward pass.
+        batch_size: Changed images per forward pass at most; on a CPU fewer if they are large.
         seed: Seed of the order of equal superpixels.
 
     References:

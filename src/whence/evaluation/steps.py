@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from whence.core import Baseline, Images, ScalarFn, check_images, forward_only
+from whence.core import Baseline, Images, ScalarFn, Width, check_images
 from whence.errors import SettingError, ShapeError
 from whence.evaluation.metric import ascending, pixel_map
 
@@ -152,6 +152,7 @@ def layered(images: Images, fill: Fill) -> Callable[[slice, Tensor], Images]:
     ).flatten(0, 1)
 
 
+@torch.no_grad()
 def swept(
     f: ScalarFn,
     images: Images,
@@ -161,7 +162,8 @@ def swept(
 ) -> Float[Tensor, "b m"]:
     """Return ``f`` of ``count`` changes of each image, batched over both.
 
-    Batches are cut evenly: what a few images leave of a batch is filled by more changes.
+    Batches are cut evenly: what a few images leave of a batch is filled by more changes. On a CPU
+    they are no wider than feature maps fit (:class:`whence.core.Width`).
 
     Args:
         f: What is explained.
@@ -169,21 +171,22 @@ def swept(
         count: How many changes there are.
         changed: Takes numbers of changes ``(k,)``, and returns what makes of each of some images
             these changes, ``(g * k, c, h, w)``, those of one image beside one another.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass at most.
     """
-    every = torch.arange(count, device=images.device)
-    spans = evenly(len(images), batch_size)
-    widest = spans[0].stop
+    width, done = Width(images, batch_size), 0
     parts: list[Tensor] = []
-    with forward_only():
-        for numbers in (every[span] for span in evenly(count, max(1, batch_size // widest))):
-            make = changed(numbers)
-            column: list[Tensor] = []
-            for span in spans:
-                rows = torch.arange(span.start, span.stop, device=images.device)
-                seen = f.at(rows.repeat_interleave(len(numbers)))(make(span))
-                column.append(seen.view(len(rows), len(numbers)))
-            parts.append(torch.cat(column))
+    while done < count:
+        spans = evenly(len(images), width.rows)
+        more = evenly(count - done, max(1, width.rows // spans[0].stop))[0].stop
+        numbers = torch.arange(done, done + more, device=images.device)
+        make = changed(numbers)
+        column: list[Tensor] = []
+        for span in spans:
+            rows = torch.arange(span.start, span.stop, device=images.device)
+            found = width(f.at(rows.repeat_interleave(more)), make(span))
+            column.append(found.view(len(rows), more))
+        parts.append(torch.cat(column))
+        done += more
     return torch.cat(parts, dim=1)
 
 
@@ -227,14 +230,17 @@ def answers(
         images: ``(b, c, h, w)``.
         count: How many changes there are.
         changed: Makes images of rows and of numbers of changes, both ``(r,)``.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass at most.
     """
-    every = torch.arange(len(images) * count, device=images.device)
+    width, every = Width(images, batch_size), torch.arange(len(images) * count)
+    every = every.to(images.device)
     parts: list[Tensor] = []
-    with forward_only():
-        for some in torch.split(every, batch_size):
-            rows = some % len(images)
-            parts.append(f.at(rows)(changed(rows, some // len(images))))
+    while len(every):
+        some, every = every[: width.rows], every[width.rows :]
+        rows = some % len(images)
+        with torch.no_grad():
+            made = changed(rows, some // len(images))
+        parts.append(width(f.at(rows), made))
     return torch.cat(parts).double().view(count, len(images)).T
 
 
@@ -256,7 +262,7 @@ def evaluated(
         starts: The first place that stays.
         stops: The place behind the last that stays.
         changed: Makes images of rows and of masks ``(r, 1, h, w)`` of what stays.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass at most.
     """
     empty = starts >= stops
     sides = places.shape[1] + 1
@@ -264,13 +270,16 @@ def evaluated(
     # One number for each mask, since rows of several are sorted slowly.
     keys = (rows * sides + starts.masked_fill(empty, 0)) * sides + stops.masked_fill(empty, 0)
     different, back = torch.unique(keys, return_inverse=True)
+    width = Width(images, batch_size)
     parts: list[Tensor] = []
-    with forward_only():
-        for some in different.split(batch_size):
+    with torch.no_grad():
+        while len(different):
+            some, different = different[: width.rows], different[width.rows :]
             row, low, high = some // sides**2, some // sides % sides, some % sides
             place = places[row]
             stays = (place >= low[:, None]) & (place < high[:, None])
-            parts.append(f.at(row)(changed(row, stays.view(len(some), 1, *images.shape[2:]))))
+            made = changed(row, stays.view(len(some), 1, *images.shape[2:]))
+            parts.append(width(f.at(row), made))
     return torch.cat(parts)[back].view(starts.shape)
 
 
