@@ -1,13 +1,17 @@
 """Records show themselves in a notebook: what they hold is there, and it stays small."""
 
+import re
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from whence.errors import SettingError
 from whence.results import DatasetCard
 from whence.results.evaluation import (
+    CurveRecord,
     EstimateRecord,
     EvaluationRecord,
     JudgedMethod,
@@ -15,6 +19,8 @@ from whence.results.evaluation import (
     JudgedNetwork,
     ScoreRecord,
 )
+from whence.results.findings import Finding
+from whence.results.fix import FixRecord, FixTraining
 from whence.results.transfer import (
     IntervalRecord,
     TransferMethod,
@@ -154,3 +160,82 @@ def test_a_study_of_transfer_shows_its_cube(fakes, page):
     shown = page(record._repr_html_())
     assert "maps ofaba-0.875 [0.750, 0.900]b--" in shown.words
     assert "script" not in shown.tags
+
+
+def shown_in(plot):
+    """Return the texts of a figure."""
+    return set(re.findall(r"<text[^>]*>([^<]+)</text>", plot.content("svg").decode()))
+
+
+def test_results_draw_their_own_figures(fakes):
+    audit = fakes.fake_audit(queries=2)
+    query = audit.queries[1]
+    found = shown_in(audit.figure(1, proponents=2, opponents=1))
+    assert {f"{one.score:+.3g}" for one in query.proponents[:2]} <= found
+    assert f"{query.proponents[2].score:+.3g}" not in found
+    with pytest.raises(IndexError):
+        audit.figure(2)
+    record = fakes.fake_explanation(3)
+    assert f"{100 * record.confidences[2]:.1f} %" in shown_in(record.figure())
+
+
+def test_an_evaluation_draws_curves_and_ranks(fakes):
+    record = evaluation(fakes)
+    curve = CurveRecord(
+        fractions=np.linspace(0, 1, 5),
+        mean=np.linspace(0.25, 0.75, 5),
+        low=np.zeros(5),
+        high=np.ones(5),
+        count=8,
+    )
+    record = replace(record, scores=(replace(record.scores[0], curve=curve),))
+    plot = record.curve_figure("small", "insertion")
+    assert {"gradient", "small"} <= shown_in(plot)
+    np.testing.assert_array_equal(plot.figure.axes[0].lines[0].get_ydata(), curve.mean)
+    with pytest.raises(SettingError, match="1 to 32 curves"):
+        record.curve_figure("small", "deletion")
+    assert {"1", "\N{EN DASH}", "random-map (control)"} <= shown_in(record.rank_figure("small"))
+
+
+def test_a_finding_shows_what_speaks_for_it(page):
+    one = Finding(
+        id="shortcut-1",
+        kind="region",
+        summary=EVIL,
+        box=(1, 2, 5, 6),
+        images=(3, 4),
+        evidence={"mass": 0.57},
+        note=EVIL,
+    )
+    shown = page(one._repr_html_())
+    assert "script" not in shown.tags
+    assert "shortcut-1" in shown.words
+    assert "mass 0.57" in shown.words
+    assert "(1, 2, 5, 6)" in shown.words
+
+
+def test_a_fix_shows_what_was_done(fakes, page):
+    audit = fakes.fake_audit(queries=1)
+    record = FixRecord(
+        model=EVIL,
+        data="data",
+        audited=audit.audited,
+        findings=(Finding(id="label-3", kind="label", images=(3,), suggested=1),),
+        masked=0,
+        area=0.0,
+        dropped=(),
+        relabelled={3: 1},
+        converted=True,
+        x_dnn=True,
+        prior="",
+        trainings=(FixTraining(name="no prior", weight=0.0, accuracy=0.875),),
+        chosen="no prior",
+        notes=(),
+        seconds=1.0,
+        command="",
+        created="",
+    )
+    shown = page(record._repr_html_())
+    assert "script" not in shown.tags
+    assert "label-3relabel" in shown.words
+    assert "no prior87.5%chosen" in shown.words

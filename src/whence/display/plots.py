@@ -6,7 +6,7 @@ their dashes too, controls are grey.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Change:
         after: Its value after.
         before_interval: The ends of its interval, if there is one.
         after_interval: The same after.
-        better: Which direction is better.
+        better: Which direction is better: ``higher``, ``lower`` or ``neither``.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Change:
     after: float
     before_interval: tuple[float, float] | None = None
     after_interval: tuple[float, float] | None = None
-    better: Literal["higher", "lower", "neither"] = "neither"
+    better: str = "neither"
 
 
 def curve_figure(

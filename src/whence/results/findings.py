@@ -8,6 +8,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from whence.display import card, facts, note
 from whence.errors import RecordError, SettingError
 
 __all__ = ["ACTIONS", "KINDS", "VERDICTS", "Audited", "Finding", "check_findings", "decide"]
@@ -114,6 +115,18 @@ class Finding:
         if self.action != "mask" and not self.images:
             msg = f"{self.id} is to {self.action} images, but names none. Give images."
             raise RecordError(msg)
+
+    def _repr_html_(self) -> str:
+        """Show the finding in a notebook: what it is, what speaks for it, what was decided."""
+        told = {
+            "kind": self.kind,
+            "verdict": self.verdict,
+            "action": self.action,
+            "images": len(self.images),
+            "box": self.box,
+            "note": self.note,
+        }
+        return card(self.id, note(self.summary), facts(told), facts(self.evidence))
 
     def check_region(self) -> None:
         """Check box and masks.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from whence.display import card, facts, note, table
 from whence.errors import OutputError, RecordError
 from whence.results.files import read_record, write_record
 from whence.results.findings import Audited, Finding, check_findings
@@ -72,6 +73,28 @@ class FixRecord:
     seconds: float
     command: str
     created: str
+
+    def _repr_html_(self) -> str:
+        """Show the fix in a notebook: what was accepted, and the trainings."""
+        accepted = [(one.id, one.action, one.summary) for one in self.findings]
+        trained = [
+            (one.name, f"{one.accuracy:.1%}", "chosen" if one.name == self.chosen else one.note)
+            for one in self.trainings
+        ]
+        told = {
+            "model": self.model,
+            "masked": self.masked,
+            "dropped": len(self.dropped),
+            "relabelled": len(self.relabelled),
+            "X-DNN": "yes" if self.x_dnn else "no",
+        }
+        return card(
+            "Fix",
+            facts(told),
+            table(("finding", "action", ""), accepted),
+            table(("training", "validation accuracy", ""), trained),
+            *map(note, self.notes[:5]),
+        )
 
 
 def save_fix(record: FixRecord, folder: str | Path) -> None:
