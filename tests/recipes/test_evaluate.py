@@ -174,6 +174,25 @@ def test_a_method_whose_maps_break_on_one_image_keeps_the_others(net, data):
     assert found.undefined == {"the map is not finite": 1}
 
 
+def test_a_method_that_breaks_on_changes_of_one_image_keeps_the_others(net, data):
+    class Breaking:
+        def __call__(self, f, images):
+            values = Gradient()(f, images)
+            near = (images - data.images[5]).abs().flatten(1).amax(dim=1) < 0.2
+            same = (images == data.images[5]).flatten(1).all(dim=1)
+            values[near & ~same] = torch.nan
+            return values
+
+    metrics = ("max-sensitivity:samples=2,radius=0.01", "gini")
+    record = run(net, data, methods={"mine": Breaking()}, metrics=metrics)
+    found = record.score("Sequential", metrics[0], "mine")
+    assert np.isnan(found.values).nonzero()[0].tolist() == [5]
+    ((reason, count),) = found.undefined.items()
+    assert "NaN or infinite" in reason
+    assert (count, found.estimate.count) == (1, COUNT - 1)
+    assert record.score("Sequential", "gini", "mine").estimate.count == COUNT
+
+
 def test_several_networks_are_judged_on_the_same_images_and_their_maps_compared(data):
     models = {"one": network(0), "two": network(1, channels=6)}
     record = run(models, data)

@@ -14,6 +14,8 @@ from whence.attribution import attribute, needs_network
 from whence.core import Logit, Method, ModelScalar, Progress, logits_from, resolve_target
 from whence.errors import DataError, NumericsError, UnsupportedOperation, WhenceError
 from whence.evaluation.faithfulness import Curve
+from whence.evaluation.judged import NO_MASK, NOT_FINITE, OF_ITS_IMAGE, faults_of
+from whence.evaluation.mean import UNDEFINED
 from whence.recipes.evaluate_folder import Cells
 from whence.recipes.evaluate_parts import (
     Candidate,
@@ -28,11 +30,6 @@ from whence.recipes.explained import placed
 __all__ = ["Seen", "Study", "maps_made", "said", "seen_of"]
 
 STAGE = "evaluate"
-NOT_FINITE = "the map is not finite"
-ZERO = "the map is zero everywhere"
-CONSTANT = "the map is constant"
-NO_MASK = "the mask is empty"
-UNDEFINED = "the metric is undefined there"
 LONGEST = 240
 """Characters of a reason in a table."""
 
@@ -208,7 +205,7 @@ class Study:
             except WhenceError as error:
                 self.maps[n, c] = error
             else:
-                self.maps[n, c] = Maps(values=values, faults=faults_of(values))
+                self.maps[n, c] = Maps(values=values, faults=tuple(faults_of(values)))
         return self.maps[n, c]
 
     def answer(
@@ -231,12 +228,14 @@ class Study:
         if len(rows):
             try:
                 found, curve = self.asked(question, n, candidate, seen, maps, rows)
+            except OF_ITS_IMAGE:
+                found = self.one_by_one(question, n, candidate, seen, maps, rows, reasons)
             except WhenceError as error:
                 return {"refused": said(error)}
             for row, number in zip(rows.tolist(), found.double().tolist(), strict=True):
                 values[row] = number if math.isfinite(number) else None
                 if values[row] is None:
-                    reasons[row] = maps.faults[row] or UNDEFINED
+                    reasons[row] = reasons[row] or maps.faults[row] or UNDEFINED
         content: dict[str, Any] = {"values": values, "reasons": reasons}
         if curve is not None:
             content["fractions"] = curve.fractions.double().tolist()
@@ -245,6 +244,25 @@ class Study:
                 for line in curve.values.double().tolist()
             ]
         return content
+
+    def one_by_one(
+        self,
+        question: Question,
+        n: int,
+        candidate: Candidate,
+        seen: Seen,
+        maps: Maps,
+        rows: Tensor,
+        reasons: list[str],
+    ) -> Tensor:
+        """Return a metric's values of some rows, NaN and noted where it refuses an image."""
+        found = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+        for k, row in enumerate(rows.tolist()):
+            try:
+                found[k] = self.asked(question, n, candidate, seen, maps, rows[k : k + 1])[0][0]
+            except OF_ITS_IMAGE as error:
+                reasons[row] = said(error)
+        return found
 
     def asked(  # noqa: PLR0911 - one answer per call form
         self,
@@ -373,20 +391,6 @@ def said(error: WhenceError) -> str:
     text = " ".join(str(error).split())
     end = text.rfind(". ", 0, LONGEST)
     return (text if len(text) <= LONGEST or end < 0 else text[:end]).rstrip(".")
-
-
-def faults_of(values: Tensor) -> tuple[str, ...]:
-    """Return what is wrong with each map; empty if nothing is."""
-    flat = values.flatten(1)
-    broken = nan_rows(values)
-    pixels = values.sum(dim=1).flatten(1)
-    low, high = pixels.amin(dim=1), pixels.amax(dim=1)
-    zero = (flat == 0).all(dim=1)
-    constant = low == high
-    return tuple(
-        NOT_FINITE if bad else ZERO if none else CONSTANT if flat_ else ""
-        for bad, none, flat_ in zip(broken.tolist(), zero.tolist(), constant.tolist(), strict=True)
-    )
 
 
 def alike_in_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
