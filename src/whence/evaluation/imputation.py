@@ -16,7 +16,10 @@ __all__ = ["NoisyLinear"]
 ROUNDS = 40
 """Steps of the solver at most, for each pixel of the image's sides."""
 
-LOOK = 4
+LEAST = 1e-300
+"""The squared size of a rest that counts as none, over the smallest number of double precision."""
+
+LOOK = 8
 """Steps between two looks at who has come to the tolerance."""
 
 FEWER = 0.75
@@ -92,7 +95,7 @@ class NoisyLinear:
         colours = unflattened(known, images.shape).sum(dim=(2, 3), keepdim=True) / left
         start = missing * flattened(colours.expand_as(images))
         rest = wanted - missing * (weight * start - around(start))
-        enough = self.tolerance**2 * squares(wanted).clamp(min=torch.finfo(images.dtype).tiny)
+        enough = (self.tolerance**2 * squares(wanted)).clamp(min=LEAST)
         found = descended(start, rest, missing * weight, missing, enough, images.shape)
         if found is None:
             msg = (
@@ -157,7 +160,8 @@ def descended(
     found, which = torch.empty_like(x), torch.arange(len(x), device=x.device)
     # The pixel itself is in the nine as well: 4 / 12 of it.
     own, others = own + missing / 3, missing / -12
-    size, tiny = squares(rest), torch.finfo(x.dtype).tiny
+    tiny = torch.finfo(x.dtype).tiny
+    size = squares(rest).clamp_(min=tiny)
     near = Neighbours(x, shape)
     near.rows.copy_(rest)
     for step in range(ROUNDS * sum(shape[2:])):
@@ -177,8 +181,8 @@ def descended(
         moved = torch.mul(own, way, out=near.moved).addcmul_(others, near.nine())
         far = size / torch.mul(way, moved, out=near.spare).sum(dim=1, keepdim=True).clamp_(min=tiny)
         x, rest = x.addcmul_(way, far), rest.addcmul_(moved, far, value=-1)
-        new = torch.mul(rest, rest, out=near.spare).sum(dim=1, keepdim=True)
-        way.mul_(new / size.clamp_(min=tiny)).add_(rest)
+        new = torch.mul(rest, rest, out=near.spare).sum(dim=1, keepdim=True).clamp_(min=tiny)
+        torch.addcmul(rest, way, new / size, out=way)
         size = new
     return None
 
