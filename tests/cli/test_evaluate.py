@@ -45,18 +45,78 @@ def test_its_json_holds_what_the_table_holds(evaluate, document):
 
 def test_a_config_that_was_saved_does_the_same(evaluate, whence, place, document):
     first = document(evaluate("--json", "--count", 5, "--metric-set", "fill=black"))
-    saved = whence(
-        "evaluate", "test", "--model", "model.py:tiny", *SMALL, "--count", 5,
-        "--metric-set", "fill=black", "--save-config", "study.toml",
-    )  # fmt: skip
-    assert saved.exit_code == 0, saved.output
-    again = document(whence("evaluate", "study.toml", "--out", "again", "--json"))
+    again = document(whence("evaluate", "--config", "out/run.toml", "--out", "again", "--json"))
     assert again["scores"] == first["scores"]
     assert (place / "again" / "values.csv").read_bytes() == (
         place / "out" / "values.csv"
     ).read_bytes()
-    fewer = document(whence("evaluate", "study.toml", "--out", "few", "--count", 2, "--json"))
-    assert fewer["images"] == 2
+    words = ("evaluate", "--config", "out/run.toml", "--out", "few", "--count", 2, "--json")
+    assert document(whence(*words))["images"] == 2
+
+
+NETWORKS = """
+images = "test"
+count = 2
+out = "study"
+
+[metric]
+"deletion, black" = "deletion:fill=black,steps=2"
+
+[method]
+quick = "integrated-gradients:steps=2"
+
+[maps]
+theirs = "theirs.npy"
+
+[[network]]
+name = "one"
+model = "model.py:tiny"
+weights = "weights.pt"
+input = { size = 12, mean = 0.5, std = 0.5 }
+
+[[network]]
+name = "two"
+model = "model.py:tiny"
+"""
+
+
+def test_a_file_names_networks_methods_metrics_and_maps(
+    whence, place, document, weight_file, monkeypatch
+):
+    weight_file(lambda state: {name: value / 2 for name, value in state.items()})
+    np.save(place / "theirs.npy", np.random.default_rng(0).normal(size=(6, 12, 12)))
+    (place / "study.toml").write_text(NETWORKS)
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    found = document(whence("evaluate", "--config", "../study.toml", "--json"))
+    assert [one["name"] for one in found["networks"]] == ["one", "two"]
+    assert found["networks"][0]["fingerprint"] != found["networks"][1]["fingerprint"]
+    assert [one["name"] for one in found["metrics"]] == ["deletion, black"]
+    assert {"quick", "theirs"} <= {one["name"] for one in found["methods"]}
+    assert (place / "study" / "report.html").exists()
+    other = ("--model", "../model.py:tiny", "--out", "other", "--json")
+    words = ("evaluate", "--config", "../study.toml", *other)
+    assert len(document(whence(*words))["networks"]) == 1  # typed networks replace the file's
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network = 3", "line 1: a network is a section, [[network]]"),
+        ("[[network]]\nname = 'a'", "line 2: every [[network]] needs a model; this one has name"),
+        ("[[network]]\nmodel = 'a'\nmodle = 'a'", "line 3: a network has no setting 'modle'"),
+        ("metrisc = []", "Did you mean 'metric'"),
+        ("metric = [3.5]", "metric takes a list, each a text; got 3.5"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(whence, place, text, message):
+    (place / "study.toml").write_text(text)
+    found = whence("evaluate", "test", "--config", "study.toml")
+    assert (found.exit_code, message in found.stderr) == (1, True), found.stderr
+
+
+def test_a_file_in_the_place_of_images_is_told_where_to_go(evaluate):
+    assert "--config study.toml" in evaluate(source="study.toml").stderr
 
 
 def test_several_networks_maps_and_masks(whence, place, document):

@@ -69,9 +69,9 @@ def test_a_file_says_the_same_as_options_and_options_win(whence, extended, docum
     (extended / "study.toml").write_text(
         """
 test = "train"
-methods = ["gradient"]
-fills = ["zero"]
-coverages = [0.25]
+method = ["gradient"]
+fill = ["zero"]
+coverage = [0.25]
 count = 6
 
 [[network]]
@@ -84,12 +84,12 @@ model = "model.py:other"
 family = "mine"
 """
     )
-    file = document(whence("transfer", "study.toml", "--json"))
+    file = document(whence("transfer", "--config", "study.toml", "--json"))
     assert file["data"]["count"] == 6
     assert file["networks"][1]["family"] == "mine"
     typed = document(whence("transfer", *TWO, *SMALL, "--count", 6, "--family", "b=mine", "--json"))
     assert file["rows"] == typed["rows"]
-    won = document(whence("transfer", "study.toml", "--count", 4, "--json"))
+    won = document(whence("transfer", "--config", "study.toml", "--count", 4, "--json"))
     assert won["data"]["count"] == 4
 
 
@@ -113,7 +113,7 @@ def test_object_masks_are_read_from_a_file(whence, extended, document):
         ((*TWO, "--weights", "w.pt"), "--weights is written NAME=VALUE"),
         ((*TWO, "--fill", "fog"), "Unknown fill 'fog'"),
         ((*TWO, "--coverage", "25"), "For 25 % write 0.25"),
-        (("none.toml",), "There is no file none.toml"),
+        (("--config", "none.toml"), "There is no file none.toml"),
     ],
     ids=["one-network", "no-images", "method", "weights", "fill", "coverage", "file"],
 )
@@ -128,6 +128,8 @@ def test_another_study_in_the_folder_is_not_replaced(whence, extended):
     assert whence("transfer", *TWO, *SMALL, "--out", "study").exit_code == 0
     before = json.loads((extended / "study" / "transfer.json").read_text())
     found = whence("transfer", *TWO, *SMALL, "--seed", 1, "--out", "study")
+    assert (found.exit_code, "--resume" in found.stderr) == (1, True)
+    found = whence("transfer", *TWO, *SMALL, "--seed", 1, "--out", "study", "--resume")
     assert found.exit_code == 1
     assert "differs in seed: seed was 0, and is 1" in found.stderr.replace("\n", " ")
     assert json.loads((extended / "study" / "transfer.json").read_text()) == before

@@ -11,9 +11,9 @@ from whence import transfer
 from whence.adapters import declared_preprocessing
 from whence.core import Normalisation, TensorData
 from whence.errors import DataError, MismatchError, OutputError, SettingError, ShapeError
-from whence.recipes.transfer_file import network_lines, read_request
 from whence.recipes.transfer_methods import studied_methods
 from whence.recipes.transfer_networks import TransferNetwork, seen_share
+from whence.recipes.transfer_request import network_lines
 from whence.results.transfer import load_transfer
 
 SIDE = 8
@@ -401,22 +401,18 @@ def test_networks_are_read_from_lines():
         network_lines(("cnn=model.py:tiny",), ("w.pt",), (), (), ())
 
 
-@pytest.mark.parametrize(
-    ("text", "error", "says"),
-    [
-        ("test = 3", SettingError, "test takes a value of type str; got 3"),
-        ("seed = true", SettingError, "seed takes a value of type int; got True"),
-        ("tset = 'x'", SettingError, "has no setting 'tset'. It takes test, "),
-        ("[[network]]\nname = 'a'", SettingError, "every .* needs a model; this one has name"),
-        ("network = 3", SettingError, "each network is a section of its own"),
-        ("test = ", DataError, "no readable TOML"),
-    ],
-    ids=["kind", "truth", "unknown", "no-model", "no-section", "toml"],
-)
-def test_a_file_that_is_no_study_is_refused_in_words(tmp_path, text, error, says):
-    path = tmp_path / "study.toml"
-    path.write_text(text)
-    with pytest.raises(error, match=says):
-        read_request(path)
-    with pytest.raises(DataError, match=r"There is no file .*none.toml"):
-        read_request(tmp_path / "none.toml")
+def test_a_study_that_cannot_be_made_leaves_no_folder_in_the_way(tmp_path):
+    out = tmp_path / "harmony"
+    alone = TensorData(images=pictures().images[:1], labels=torch.tensor([0]))
+    with pytest.raises(DataError, match="1 can be used"):
+        study(data=alone, out=out)
+    assert not out.exists()
+    study(out=out)
+    with pytest.raises(ShapeError, match="Object masks are"):
+        study(out=out, overwrite=True, masks=torch.ones(3, 1, SIDE, SIDE))
+    assert (out / "work").is_dir()  # a folder that was there stays
+
+
+def test_a_fill_with_a_slip_is_met_with_the_nearest():
+    with pytest.raises(SettingError, match="Did you mean black"):
+        study(fills=("blak",))

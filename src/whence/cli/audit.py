@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whence.cli.audit_summary import overview, show_audit
-from whence.cli.console import bars, command_line, say_json
+from whence.cli.console import Report, bars, command_line, say_json, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.options import (
     METHOD,
     OUTPUT,
@@ -26,6 +27,8 @@ from whence.cli.options import (
 
 if TYPE_CHECKING:
     from whence.recipes import Removal
+    from whence.recipes.load import Case
+    from whence.results import AuditRecord
 
 __all__ = ["audit"]
 
@@ -231,6 +234,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     batch_size: BatchSize = None,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -240,11 +244,14 @@ def audit(  # noqa: PLR0913 - one argument for each option
     Writes a folder with a report for people (report.html, one file, works offline) and the
     same as JSON, NPZ and CSV for programs. The folder appears when the audit has ended well.
     """
+    from dataclasses import replace
+
     from whence.attribution import method_named
     from whence.influence import scorer_named
     from whence.recipes import audit as run
     from whence.recipes import load_case, load_subject, read_group
     from whence.recipes.load import load_checkpoints, pairs
+    from whence.recipes.rehearse_audit import rehearse_audit
 
     chosen = places(queries)
     groups = dict(read_group(text) for text in group or ())
@@ -273,34 +280,61 @@ def audit(  # noqa: PLR0913 - one argument for each option
             method or "integrated-gradients", pairs(set_ or (), "steps=64"), normalisation=units
         )
     )
-    with bars(quiet=as_json) as progress:
-        record = run(
+    inside = (
+        training_method
+        if not training_set
+        else method_named(
+            training_method or "input-x-gradient",
+            pairs(training_set, "steps=8"),
+            normalisation=units,
+        )
+    )
+    scorer = scorer_named(score, pairs(score_set or (), "damping=0.1"))
+    moments = load_checkpoints(loaded, checkpoint or (), learning_rate)
+
+    def audited(case: "Case", at: Path, asked: str | list[int], progress: Report) -> "AuditRecord":
+        whole = at == out
+        return run(
             case.model,
             case.train,
             case.test,
-            out=out,
-            queries=chosen,
+            out=at,
+            queries=asked,
             count=count,
             k=k,
-            score=scorer_named(score, pairs(score_set or (), "damping=0.1")),
-            checkpoints=load_checkpoints(loaded, checkpoint or (), learning_rate),
+            score=scorer,
+            checkpoints=moments,
             parameters=parameters,
             method=how,
-            training_method=training_method
-            if not training_set
-            else method_named(
-                training_method or "input-x-gradient",
-                pairs(training_set, "steps=8"),
-                normalisation=units,
-            ),
+            training_method=inside,
             hold_weights=hold_weights,
-            groups=groups,
-            removal=without,
+            groups=groups if whole else {},
+            removal=without if whole else fewest(without),
             batch_size=batch_size,
             overwrite=overwrite,
             command=command_line(),
             progress=progress,
         )
+
+    if dry_run:
+        found = rehearse_audit(
+            lambda train, test, asked, at: audited(
+                replace(case, train=train, test=test), at, list(asked), unseen
+            ),
+            case.model.module,
+            case.train,
+            case.test,
+            queries=chosen,
+            count=count,
+            batch_size=batch_size or 32,
+            weights=sum(one.numel() for one in case.model.module.parameters())
+            if parameters == "all"
+            else 0,
+        )
+        show_cost(found, out, unit="training images", as_json=as_json)
+        return
+    with bars(quiet=as_json) as progress:
+        record = audited(case, out, chosen, progress)
     if as_json:
         say_json(overview(record, out))
     else:
@@ -318,6 +352,13 @@ def places(queries: str) -> str | list[int]:
     except ValueError as error:
         msg = f"--queries takes wrong, all, or places such as 3,17,42; got {queries!r}."
         raise SettingError(msg) from error
+
+
+def fewest(removal: "Removal | None") -> "Removal | None":
+    """Return the same number of trainings without the fewest images, for a rehearsal."""
+    from dataclasses import replace
+
+    return removal and replace(removal, counts=tuple(range(1, len(removal.counts) + 1)))
 
 
 def removed(

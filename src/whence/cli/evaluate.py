@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.console import Report, bars, bold, command_line, faint, say, say_json, table, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.guard import INTERRUPTED
 from whence.cli.options import (
     METHOD,
-    NETWORKS,
     OUTPUT,
+    Device,
     Download,
     Json,
     NamedClasses,
@@ -18,6 +19,7 @@ from whence.cli.options import (
     NamedModels,
     NamedWeights,
     Overwrite,
+    Resume,
     Verbose,
 )
 
@@ -27,28 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 DATA, METRIC, TRAINING = "Data", "Metrics", "Metrics that train networks again"
+FEWEST = 4
+"""Images of the smallest rehearsal."""
 SHOWN = 8
 """Reasons and notes that are printed; the report has them all."""
 
 
 def evaluate(  # noqa: PLR0913 - one argument for each option
     source: Annotated[
-        str | None,
+        str,
         typer.Argument(
-            metavar="[IMAGES|FILE.toml]",
-            help="Images: a folder, .zip, .npz, digits; or a file with the same settings, which "
-            "options given beside it override.",
-            show_default=False,
+            metavar="IMAGES", help="Images: a folder, .zip, .npz, digits.", show_default=False
         ),
-    ] = None,
+    ],
     *,
     model: NamedModels = None,
     weights: NamedWeights = None,
     classes: NamedClasses = None,
     input_: NamedInputs = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=NETWORKS)
-    ] = None,
+    device: Device = "cpu",
     download: Download = False,
     labels: Annotated[
         str | None,
@@ -64,14 +63,13 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     count: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=1,
-            help="At most so many images, spread over the source. [default: 64]",
+            help="At most so many images, spread over the source.",
             rich_help_panel=DATA,
-            show_default=False,
         ),
-    ] = None,
+    ] = 64,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,14 +108,13 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     target: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="CLASS",
-            help="What is explained: predicted, label, or a class by number. [default: predicted]",
+            help="What is explained: predicted, label, or a class by number.",
             rich_help_panel=METHOD,
-            show_default=False,
         ),
-    ] = None,
+    ] = "predicted",
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,14 +134,12 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     value: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="What metrics look at: probability, logit, log-probability, margin. "
-            "[default: probability]",
+            help="What metrics look at: probability, logit, log-probability, margin.",
             rich_help_panel=METRIC,
-            show_default=False,
         ),
-    ] = None,
+    ] = "probability",
     train: Annotated[
         str | None,
         typer.Option(
@@ -185,58 +180,39 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the intervals. [default: 0.95]", rich_help_panel=METRIC, show_default=False
-        ),
-    ] = None,
+        float,
+        typer.Option(help="Of the intervals.", rich_help_panel=METRIC),
+    ] = 0.95,
     draws: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=1,
-            help="Resamples of the bootstrap. [default: 1000]",
+            help="Resamples of the bootstrap.",
             rich_help_panel=METRIC,
-            show_default=False,
         ),
-    ] = None,
+    ] = 1000,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the bootstrap. [default: 0]", rich_help_panel=METRIC, show_default=False
-        ),
-    ] = None,
+        int,
+        typer.Option(help="Of the bootstrap.", rich_help_panel=METRIC),
+    ] = 0,
     batch_size: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=1,
-            help="Images of a cell, which is what is lost at most when it is stopped. "
-            "[default: 16]",
-            show_default=False,
+            help="Images of a cell, which is what is lost at most when it is stopped.",
         ),
-    ] = None,
+    ] = 16,
     out: Annotated[
-        str | None,
+        Path,
         typer.Option(
             metavar="FOLDER",
             help="A new folder for report.html, evaluation.json, values.csv, table.csv, "
-            "comparisons.csv and table.md. [default: evaluation]",
+            "comparisons.csv and table.md.",
             rich_help_panel=OUTPUT,
-            show_default=False,
         ),
-    ] = None,
-    save_config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="Write what was asked for as a file, and end.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with what is in the folder.", rich_help_panel=OUTPUT),
-    ] = False,
+    ] = Path("evaluation"),
+    dry_run: DryRun = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -248,17 +224,12 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
     image by image, lies on one side of zero. Work is kept as it is done; --resume goes on.
     """
     from whence.recipes.evaluate import evaluate as run
-    from whence.recipes.evaluate_file import (
-        EvaluationRequest,
-        load_request,
-        read_evaluation,
-        request_text,
-    )
+    from whence.recipes.evaluate_request import EvaluationRequest, load_request
     from whence.recipes.load import pairs
-    from whence.recipes.transfer_file import network_lines
-    from whence.results.folder import write_whole
+    from whence.recipes.rehearsal import rehearse, work_on
+    from whence.recipes.transfer_request import named_texts, network_lines
 
-    file = source is not None and source.lower().endswith(".toml")
+    refuse_file(source)
     lines = network_lines(
         model or (),
         [own(text, model or ()) for text in weights or ()],
@@ -268,16 +239,16 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
     )
     request = EvaluationRequest(
         networks=lines,
-        data=None if file else source,
+        data=source,
         labels=labels,
         masks=masks,
-        methods=tuple(method) if method else None,
-        metrics=tuple(metric) if metric else None,
+        methods=named_texts(method) if method else None,
+        metrics=named_texts(metric) if metric else None,
         controls=tuple(control) if control else None,
         maps=dict(pairs(maps or (), "theirs=maps.npy")),
         method_settings=dict(pairs(set_ or (), "steps=64")),
         metric_settings=dict(pairs(metric_set or (), "fill=black")),
-        target=int(target) if target is not None and target.lstrip("-").isdecimal() else target,
+        target=int(target) if target.lstrip("-").isdecimal() else target,
         value=value,
         count=count,
         batch_size=batch_size,
@@ -291,53 +262,76 @@ def evaluate(  # noqa: PLR0913 - one argument for each option
         confidence=confidence,
         draws=draws,
         seed=seed,
-        out=out,
         device=device,
-        download=True if download else None,
+        download=download,
     )
-    if file and source is not None:
-        request = request.over(read_evaluation(Path(source)))
-    if save_config is not None:
-        write_whole(save_config, request_text(request).encode())
-        say(f"{bold('Settings')}  {save_config}")
-        return
-    place = Path(request.out or "evaluation")
     loaded = load_request(request)
+
+    def evaluated(at: Path, some: int, images: int, progress: Report) -> "EvaluationRecord":
+        settings = {**request.settings(), "count": some}
+        if some < images and train_count is not None:
+            settings["train_count"] = max(FEWEST, train_count * some // images)
+        return run(
+            loaded.models,
+            loaded.data,
+            maps=loaded.maps,
+            masks=loaded.masks,
+            train=loaded.train,
+            permuted=loaded.permuted,
+            bootstrap=request.bootstrap,
+            out=at,
+            resume=resume and at == out,
+            overwrite=overwrite,
+            command=command_line(),
+            progress=progress,
+            **settings,
+        )
+
+    if dry_run:
+        first = next(iter(loaded.data.values()))
+        size = min(count, len(first))
+        found = rehearse(
+            lambda some, at: evaluated(at / "evaluation", some, size, unseen),
+            size,
+            work=work_on(next(iter(loaded.models.values())).module, first),
+            least=FEWEST,
+            batch=batch_size,
+        )
+        show_cost(found, out, as_json=as_json)
+        return
     try:
         with bars(quiet=as_json) as progress:
-            record = run(
-                loaded.models,
-                loaded.data,
-                maps=loaded.maps,
-                masks=loaded.masks,
-                train=loaded.train,
-                permuted=loaded.permuted,
-                bootstrap=request.bootstrap,
-                out=place,
-                resume=resume,
-                overwrite=overwrite,
-                command=command_line(),
-                progress=progress,
-                **request.settings(),
-            )
+            record = evaluated(out, count, count, progress)
     except KeyboardInterrupt as stop:
-        kept = len(list((place / "cells").glob("*.json")))
+        kept = len(list((out / "cells").glob("*.json")))
         typer.echo(
-            f"\nStopped. {kept} finished cells are kept in {place}; go on with the same command "
+            f"\nStopped. {kept} finished cells are kept in {out}; go on with the same command "
             f"and --resume.",
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from stop
-    write_whole(place / "evaluate.toml", request_text(request).encode())
     if as_json:
-        say_json(overview(record, place))
+        say_json(overview(record, out))
     else:
-        show(record, place, verbose=verbose)
+        show(record, out, verbose=verbose)
+
+
+def refuse_file(source: str) -> None:
+    """Refuse a file of settings in the place of images, and say where it goes.
+
+    Raises:
+        SettingError: It is one.
+    """
+    from whence.errors import SettingError
+
+    if source.lower().endswith(".toml"):
+        msg = f"{source} is a file of settings; give it as --config {source}."
+        raise SettingError(msg)
 
 
 def own(text: str, models: list[str] | tuple[str, ...]) -> str:
     """Return a weight file with the name of the network before it, if there is only one."""
-    from whence.recipes.transfer_file import split_name
+    from whence.recipes.transfer_request import split_name
 
     if len(models) != 1:
         return text

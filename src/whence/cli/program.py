@@ -28,7 +28,16 @@ from whence.cli.view import view
 
 __all__ = ["app", "main"]
 
-RUNS: tuple[Callable[..., Path | None], ...] = (audit, explain, convert, fit, fix, demo)
+RUNS: tuple[Callable[..., Path | None], ...] = (
+    audit,
+    explain,
+    evaluate,
+    transfer,
+    convert,
+    fit,
+    fix,
+    demo,
+)
 """Commands whose options can be saved to a file and taken from one."""
 COMMANDS: tuple[Callable[..., Path | None], ...] = (
     audit,
@@ -57,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+"""All commands, as Typer runs them; ``main`` is what the program calls."""
 
 
 def flowing(text: str) -> str:

@@ -169,7 +169,7 @@ def place_from(text: str, entry: Entry, folder: Path) -> str:
     before, plain, after = split_place(text, entry)
     if not plain or Path(plain).is_absolute():
         return text
-    near = folder / plain
+    near = Path(os.path.normpath(folder / plain))
     return f"{before}{near}{after}" if entry.kind is Path or near.exists() else text
 
 

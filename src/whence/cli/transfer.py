@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whence.cli.console import bars, bold, command_line, faint, say, say_json, table
+from whence.cli.console import Report, bars, bold, command_line, faint, say, say_json, table, unseen
+from whence.cli.dry_run import DryRun, show_cost
 from whence.cli.guard import INTERRUPTED
 from whence.cli.options import (
     METHOD,
@@ -20,6 +21,7 @@ from whence.cli.options import (
     NamedModels,
     NamedWeights,
     Overwrite,
+    Resume,
     Verbose,
 )
 
@@ -29,18 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["show_transfer", "transfer"]
 
 DATA = "Data"
+FEWEST = 4
+"""Images of the smallest rehearsal."""
 
 
 def transfer(  # noqa: PLR0913 - one argument for each option
     *,
-    study: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[STUDY.toml]",
-            help="A file with the same settings; options given beside it win.",
-            show_default=False,
-        ),
-    ] = None,
     model: NamedModels = None,
     weights: NamedWeights = None,
     classes: NamedClasses = None,
@@ -119,30 +115,28 @@ def transfer(  # noqa: PLR0913 - one argument for each option
         ),
     ] = None,
     target: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="The class that is explained: predicted (by the generating network), or label. "
-            "[default: predicted]",
+            help="The class that is explained: predicted (by the generating network), or label.",
             rich_help_panel=METHOD,
-            show_default=False,
         ),
-    ] = None,
+    ] = "predicted",
     seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of all that is drawn. [default: 0]", rich_help_panel=METHOD, show_default=False
-        ),
-    ] = None,
+        int,
+        typer.Option(help="Of all that is drawn.", rich_help_panel=METHOD),
+    ] = 0,
     batch_size: BatchSize = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="A folder for transfer.json, .csv and .md, report.html, heat.svg and heat.png; a "
-            "study that was stopped there goes on.",
+            help="A new folder for transfer.json, .csv and .md, report.html, heat.svg and "
+            "heat.png. Without it nothing is written.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -152,14 +146,17 @@ def transfer(  # noqa: PLR0913 - one argument for each option
     Accuracy, probability of the class and agreement, on soft features and at equal coverage, on
     several fills, beside masks of other images, random smooth masks, and what the masks hide.
     """
+    from whence.recipes.rehearsal import rehearse, work_on
     from whence.recipes.transfer import transfer as run
-    from whence.recipes.transfer_file import (
+    from whence.recipes.transfer_request import (
         TransferRequest,
         load_masks,
         load_networks,
+        named_texts,
         network_lines,
-        read_request,
     )
+
+    begun(out, resume=resume, replaced=overwrite or dry_run)
 
     request = TransferRequest(
         networks=network_lines(
@@ -169,7 +166,7 @@ def transfer(  # noqa: PLR0913 - one argument for each option
         test_labels=test_labels,
         bank=bank,
         masks=masks,
-        methods=tuple(method) if method else None,
+        methods=named_texts(method) if method else None,
         fills=tuple(fill) if fill else None,
         coverages=tuple(coverage) if coverage else None,
         target=target,
@@ -179,27 +176,59 @@ def transfer(  # noqa: PLR0913 - one argument for each option
         device=device,
         download=download,
     )
-    if study is not None:
-        request = request.over(read_request(study))
+    networks, objects = load_networks(request), load_masks(request)
+
+    def transferred(at: Path | None, some: int | None, progress: Report) -> "TransferRecord":
+        settings = {**request.settings(), **({} if some is None else {"count": some})}
+        return run(
+            networks,
+            masks=objects,
+            out=at,
+            overwrite=overwrite,
+            command=command_line(),
+            progress=progress,
+            **settings,
+        )
+
+    if dry_run:
+        data = networks[0].data
+        found = rehearse(
+            lambda some, at: transferred(at / "study", some, unseen),
+            min(count or len(data), len(data)),
+            work=work_on(networks[0].model, data),
+            least=FEWEST,
+        )
+        show_cost(found, out or Path("(nowhere)"), as_json=as_json)
+        return
     try:
         with bars(quiet=as_json) as progress:
-            record = run(
-                load_networks(request),
-                masks=load_masks(request),
-                out=out,
-                overwrite=overwrite,
-                command=command_line(),
-                progress=progress,
-                **request.settings(),
-            )
+            record = transferred(out, None, progress)
     except KeyboardInterrupt as stop:
         if out is not None:
-            typer.echo(f"\nStopped. The same command goes on with what is in {out}.", err=True)
+            msg = f"What is done is kept in {out}; go on with the same command and --resume."
+            typer.echo(f"\nStopped. {msg}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
     if as_json:
         say_json(overview(record, out))
     else:
         show_transfer(record, out, verbose=verbose)
+
+
+def begun(out: Path | None, *, resume: bool, replaced: bool) -> None:
+    """Refuse a folder that holds something, unless it shall be gone on with or replaced.
+
+    Raises:
+        OutputError: It does.
+    """
+    from whence.errors import OutputError
+
+    if out is None or resume or replaced or not out.is_dir() or not any(out.iterdir()):
+        return
+    msg = (
+        f"{out} holds something already. Go on with a study (--resume), replace it (--overwrite), "
+        f"or give another folder."
+    )
+    raise OutputError(msg)
 
 
 def overview(record: "TransferRecord", out: Path | None) -> dict[str, Any]:

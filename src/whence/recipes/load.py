@@ -18,6 +18,7 @@ from whence.adapters.models import outputs
 from whence.adapters.streamed import PictureData
 from whence.adapters.timm import build_timm, timm_preprocessing
 from whence.adapters.torchvision import build_torchvision, torchvision_preprocessing
+from whence.core import ImageData
 from whence.errors import DataError, SettingError
 from whence.influence import Checkpoint
 from whence.network.weights import fit_names, read_weights
@@ -49,8 +50,8 @@ class Case:
     """
 
     model: LoadedModel
-    train: PictureData
-    test: PictureData
+    train: ImageData
+    test: ImageData
 
 
 def load_case(

@@ -19,7 +19,18 @@ from whence.errors import DataError
 from whence.recipes.fit_data import Part
 from whence.recipes.load import spread
 
-__all__ = ["Estimate", "Some", "Trial", "rehearse", "some_of", "work_of_a_pass", "work_on"]
+__all__ = [
+    "Estimate",
+    "Pass",
+    "Some",
+    "Trial",
+    "line",
+    "rehearse",
+    "some_of",
+    "trial",
+    "work_of_a_pass",
+    "work_on",
+]
 
 BUDGET = 6.0
 """Seconds that the longest trial shall take, about."""
@@ -30,6 +41,20 @@ LEAST, SLACK = 0.7, 1.4
 
 Job = Callable[[int, Path], object]
 """Does the job on so many images, and writes its result somewhere in an empty folder."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward with one input-backward, for one image.
+
+    Args:
+        work: Its multiplications and additions.
+        seconds: Of wall clock, alone.
+    """
+
+    work: float
+    seconds: float
 
 
 @final
@@ -193,23 +218,23 @@ def rehearse(
     job: Job,
     size: int,
     *,
-    work: float,
+    work: Pass,
     least: int = FEW,
-    batch: int = MOST,
+    batch: int = FEW,
     budget: float = BUDGET,
 ) -> Estimate:
     """Estimate what a job costs: it is done on few images, measured, and drawn out.
 
     Passes are counted on ``least`` and twice as many images, and grow linearly; so do bytes and
-    seconds, with a third trial of as many images as some seconds allow. The first trial, which
-    loads what is loaded once, is not timed. Nothing is left on the disk.
+    seconds, from two further trials, the larger one with as many images as some seconds allow.
+    Nothing is left on the disk.
 
     Args:
         job: Does the job on the number of images it is told.
         size: How many there are.
-        work: Multiplications of a pass, from :func:`work_of_a_pass`.
+        work: Of a pass, from :func:`work_of_a_pass`.
         least: The fewest images that the job can do with.
-        batch: Images at a time, at most: memory grows up to these.
+        batch: Images at a time, if known: memory grows up to these.
         budget: Seconds that the longest trial may take, about.
 
     Raises:
@@ -218,15 +243,17 @@ def rehearse(
     started = perf_counter()
     few, more = min(least, size), min(2 * least, size)
     counted = [trial(job, count, work) for count in (few, more)]
-    rate = max(counted[1].seconds / more, 1e-9)
-    longest = min(size, MOST, max(more, int(budget / rate)))
-    timed = [counted[1], trial(job, longest, None)] if longest > more else counted
+    each = line(counted, [one.passes for one in counted], more + 1) - counted[1].passes
+    longest = int(budget / max(each * work.seconds, 1e-4)) if more < size else size
+    longest = min(size, MOST, max(2 * more, longest))
+    timed = [trial(job, count, None) for count in sorted({more, longest})]
+    timed = [counted[0], *timed] if len(timed) == 1 else timed
     seconds, low, high = drawn_out(timed, size)
     device = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
     return Estimate(
         size=size,
         passes=line(counted, [one.passes for one in counted], size),
-        work=work,
+        work=work.work,
         seconds=seconds,
         low=low,
         high=high,
@@ -241,7 +268,7 @@ def rehearse(
     )
 
 
-def trial(job: Job, count: int, work: float | None) -> Trial:
+def trial(job: Job, count: int, work: Pass | None) -> Trial:
     """Do a job on some images in a folder that is thrown away; count passes if told their work."""
     with TemporaryDirectory(prefix="whence-") as place:
         folder = Path(place)
@@ -252,7 +279,7 @@ def trial(job: Job, count: int, work: float | None) -> Trial:
         else:
             with Multiplications() as counter:
                 job(count, folder)
-            passes = counter.total / work
+            passes = counter.total / work.work
         return Trial(
             size=count,
             seconds=perf_counter() - started,
@@ -307,8 +334,8 @@ def sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def work_of_a_pass(module: nn.Module, image: Tensor) -> float:
-    """Return the multiplications of one forward with one input-backward, for one image.
+def work_of_a_pass(module: nn.Module, image: Tensor) -> Pass:
+    """Return what one forward with one input-backward takes, for one image.
 
     Args:
         module: The classifier.
@@ -316,14 +343,20 @@ def work_of_a_pass(module: nn.Module, image: Tensor) -> float:
     """
     place = next((weight.device for weight in module.parameters()), image.device)
     one = image.detach().to(place).clone().requires_grad_()
-    with torch.enable_grad(), Multiplications() as counter:
-        top = logits_from(module, one).amax()
-        torch.autograd.grad(top, one, allow_unused=True)
-    return max(1.0, float(counter.total))
+
+    def once() -> float:
+        started = perf_counter()
+        with torch.enable_grad():
+            torch.autograd.grad(logits_from(module, one).amax(), one, allow_unused=True)
+        return perf_counter() - started
+
+    with Multiplications() as counter:
+        once()
+    return Pass(work=max(1.0, float(counter.total)), seconds=min(once(), once()))
 
 
-def work_on(module: nn.Module, data: ImageData) -> float:
-    """Return the multiplications of a pass for the first image of a dataset that can be used.
+def work_on(module: nn.Module, data: ImageData) -> Pass:
+    """Return what a pass takes for the first image of a dataset that can be used.
 
     Raises:
         DataError: There is none.

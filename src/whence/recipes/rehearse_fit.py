@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import final
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from whence.core import ImageData
 from whence.recipes.fit import SHARE
 from whence.recipes.fit_data import held_out
-from whence.recipes.rehearsal import LEAST, SLACK, Estimate, Some, rehearse, some_of, work_on
+from whence.recipes.rehearsal import Estimate, Some, line, rehearse, some_of, trial, work_on
 
 __all__ = ["Parts", "rehearse_fit"]
 
@@ -50,8 +51,8 @@ def rehearse_fit(
 ) -> Estimate:
     """Estimate what a training costs: all its runs, and what is measured before and after.
 
-    One epoch and several are rehearsed; the difference is what an epoch costs. Training may end
-    earlier if it has patience.
+    Passes of one epoch and of several are counted; the difference is what an epoch costs, and
+    time grows with passes. Training may end earlier if it has patience.
 
     Args:
         job: Trains on some data, writing into a folder that does not exist yet, for so many
@@ -73,34 +74,32 @@ def rehearse_fit(
     def some(data: ImageData, count: int) -> Some:
         return some_of(data, max(2, round(len(data) * count / whole)))
 
-    def rehearsed(several: int) -> Estimate:
-        def trained(count: int, folder: Path) -> None:
-            parts = Parts(
+    def trained(several: int) -> Callable[[int, Path], object]:
+        return lambda count, folder: job(
+            Parts(
                 train=some_of(rest, count),
                 validation=some(held, count),
                 test=None if test is None else some(test, count),
-            )
-            job(parts, folder / "fit", several)
+            ),
+            folder / "fit",
+            several,
+        )
 
-        return rehearse(trained, whole, work=work, least=FEWEST, batch=batch_size, budget=BUDGET)
-
+    started = perf_counter()
     work = work_on(module, rest)
-    return drawn_out(rehearsed(1), rehearsed(SEVERAL), epochs)
-
-
-def drawn_out(one: Estimate, more: Estimate, epochs: int) -> Estimate:
-    """Return the estimate for so many epochs from those for one and for several."""
-
-    def along(first: float, last: float) -> float:
-        return first + max(0.0, last - first) * (epochs - 1) / (SEVERAL - 1)
-
-    seconds = along(one.seconds, more.seconds)
+    once = [trial(trained(1), min(count, whole), work) for count in (FEWEST, 2 * FEWEST)]
+    more = rehearse(
+        trained(SEVERAL), whole, work=work, least=FEWEST, batch=batch_size, budget=BUDGET
+    )
+    one = line(once, [each.passes for each in once], whole)
+    passes = one + max(0.0, more.passes - one) * (epochs - 1) / (SEVERAL - 1)
+    share = passes / max(more.passes, 1e-9)
     return replace(
         more,
-        passes=along(one.passes, more.passes),
-        seconds=seconds,
-        low=min(LEAST * seconds, along(one.low, more.low)),
-        high=max(SLACK * seconds, along(one.high, more.high)),
-        cpu=along(one.cpu, more.cpu),
-        measured=one.measured + more.measured,
+        passes=passes,
+        seconds=share * more.seconds,
+        low=share * more.low,
+        high=share * more.high,
+        cpu=share * more.cpu,
+        measured=perf_counter() - started,
     )

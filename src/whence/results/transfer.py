@@ -38,7 +38,15 @@ __all__ = [
     "transfer_csv",
 ]
 
-FILES = ("transfer.json", "transfer.csv", "transfer.md", "report.html", "heat.svg", "heat.png")
+FILES = (
+    "transfer.json",
+    "transfer.csv",
+    "transfer.md",
+    "report.html",
+    "heat.svg",
+    "heat.png",
+    "run.toml",
+)
 """What a study writes, beside its work."""
 
 WORK, IDENTITY = "work", "identity.json"
@@ -377,6 +385,7 @@ NUMBERS = (
     "of_self",
     "advantage",
     "agreement_advantage",
+    "run.toml",
 )
 
 

@@ -1,10 +1,6 @@
-"""An evaluation as a file of settings, or as lines of a command: what is asked for."""
+"""An evaluation as lines of a command: what is asked for, and loaded."""
 
-import json
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -14,14 +10,12 @@ from whence.errors import DataError, SettingError
 from whence.evaluation.bootstrap import Bootstrap
 from whence.recipes.evaluate_masks import load_maps, load_object_masks
 from whence.recipes.load import load_images, load_subject, spread
-from whence.recipes.transfer_file import NetworkLine, beside, network_of
+from whence.recipes.transfer_request import NetworkLine
 
 __all__ = [
     "EvaluationRequest",
     "LoadedRequest",
     "load_request",
-    "read_evaluation",
-    "request_text",
 ]
 
 
@@ -66,8 +60,8 @@ class EvaluationRequest:
     metrics: tuple[str, ...] | dict[str, str] | None = None
     controls: tuple[str, ...] | None = None
     maps: dict[str, str] = field(default_factory=dict)
-    method_settings: dict[str, Any] = field(default_factory=dict)
-    metric_settings: dict[str, Any] = field(default_factory=dict)
+    method_settings: dict[str, str] = field(default_factory=dict)
+    metric_settings: dict[str, str] = field(default_factory=dict)
     target: str | int | None = None
     value: str | None = None
     count: int | None = None
@@ -84,13 +78,6 @@ class EvaluationRequest:
     device: str | None = None
     download: bool | None = None
 
-    def over(self, other: "EvaluationRequest") -> "EvaluationRequest":
-        """Return this request, with what it leaves open as another one has it."""
-        empty = EvaluationRequest()
-        names = [entry.name for entry in fields(self)]
-        own = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(empty, n)}
-        return replace(other, **own)
-
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, under the names that :func:`whence.evaluate` gives it."""
         names: tuple[str, ...] = ("methods", "metrics", "controls", "target", "value", "count")
@@ -98,7 +85,7 @@ class EvaluationRequest:
         given = {name: getattr(self, name) for name in names}
         found = {name: value for name, value in given.items() if value is not None}
         for name in ("method_settings", "metric_settings"):
-            found[name] = {key: text_of(value) for key, value in getattr(self, name).items()}
+            found[name] = dict(getattr(self, name))
         return found
 
     @property
@@ -125,138 +112,6 @@ class LoadedRequest:
     permuted: dict[str, LoadedModel]
 
 
-TEXT, WHOLE, NUMBER, TRUTH = (str,), (int,), (int, float), (bool,)
-KINDS: dict[str, tuple[type, ...]] = {
-    "data": TEXT,
-    "labels": TEXT,
-    "masks": TEXT,
-    "methods": (list, dict),
-    "metrics": (list, dict),
-    "controls": (list,),
-    "maps": (dict,),
-    "method_settings": (dict,),
-    "metric_settings": (dict,),
-    "target": (str, int),
-    "value": TEXT,
-    "count": WHOLE,
-    "batch_size": WHOLE,
-    "train": TEXT,
-    "train_labels": TEXT,
-    "train_count": WHOLE,
-    "retrain": TEXT,
-    "permuted": (dict,),
-    "confidence": NUMBER,
-    "draws": WHOLE,
-    "seed": WHOLE,
-    "out": TEXT,
-    "device": TEXT,
-    "download": TRUTH,
-}
-"""The settings of a file and what they may be."""
-
-
-def read_evaluation(path: Path) -> EvaluationRequest:
-    """Read an evaluation from a TOML file; sources beside the file may be named from there.
-
-    Raises:
-        DataError: The file does not exist, or is no TOML.
-        SettingError: A setting that does not exist (with the closest that does), or is of another
-            kind.
-    """
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        msg = f"There is no file {path}. Check the path."
-        raise DataError(msg) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path} is no readable TOML: {error}."
-        raise DataError(msg) from error
-    lines = content.pop("network", [])
-    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        msg = f"{path}: each network is a section of its own, [[network]]."
-        raise SettingError(msg)
-    check_known(content, str(path))
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-    }
-    for key in ("methods", "metrics", "controls", "maps", "permuted"):
-        check_texts(values.get(key, ()), f"{path}: {key}")
-    for key in ("data", "masks", "labels", "train", "train_labels"):
-        if key in values:
-            values[key] = beside(path, values[key])
-    for key in ("maps", "permuted"):
-        if key in values:
-            values[key] = {name: beside(path, file) for name, file in values[key].items()}
-    return EvaluationRequest(networks=tuple(network_of(one, path) for one in lines), **values)
-
-
-def check_known(content: Mapping[str, Any], where: str) -> None:
-    """Refuse settings that do not exist or are of another kind."""
-    for key, value in content.items():
-        if key not in KINDS:
-            near = get_close_matches(key, (*KINDS, "network"), 1, 0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            msg = f"{where} has no setting {key!r}.{hint} It takes {', '.join(KINDS)}, [[network]]."
-            raise SettingError(msg)
-        wrong = isinstance(value, bool) and bool not in KINDS[key]
-        if wrong or not isinstance(value, KINDS[key]):
-            words = " or ".join(kind.__name__ for kind in KINDS[key])
-            msg = f"{where}: {key} takes a value of type {words}; got {value!r}."
-            raise SettingError(msg)
-
-
-def check_texts(values: Any, where: str) -> None:  # noqa: ANN401 - a list or a table
-    """Refuse anything but texts in a list or a table."""
-    for one in values.values() if isinstance(values, dict) else values:
-        if not isinstance(one, str):
-            msg = f"{where} takes texts such as 'deletion:steps=10'; got {one!r}."
-            raise SettingError(msg)
-
-
-def text_of(value: Any) -> str:  # noqa: ANN401 - a value of a file
-    """Return a setting of a file as a command line would write it."""
-    if isinstance(value, list):
-        return " ".join(str(part) for part in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def request_text(request: EvaluationRequest) -> str:
-    """Return a request as the TOML file that :func:`read_evaluation` reads."""
-    empty = EvaluationRequest()
-    lines, tables = [], []
-    for entry in fields(request):
-        value = getattr(request, entry.name)
-        if entry.name == "networks" or value == getattr(empty, entry.name):
-            continue
-        if isinstance(value, dict):
-            rows = [f"{quoted(key)} = {toml(one)}" for key, one in value.items()]
-            tables.append("\n".join([f"[{entry.name}]", *rows]))
-        else:
-            lines.append(f"{entry.name} = {toml(value)}")
-    for network in request.networks:
-        rows = [
-            f"{entry.name} = {toml(getattr(network, entry.name))}"
-            for entry in fields(network)
-            if getattr(network, entry.name) not in (None, "", ())
-        ]
-        tables.append("\n".join(["[[network]]", *rows]))
-    return "\n\n".join(["\n".join(lines), *tables]).strip() + "\n"
-
-
-def quoted(text: str) -> str:
-    """Return a text as TOML has it."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def toml(value: Any) -> str:  # noqa: ANN401 - a value of a request
-    """Return a value as TOML has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(one) for one in value) + "]"
-    return quoted(value) if isinstance(value, str) else repr(value)
-
-
 def load_request(request: EvaluationRequest) -> LoadedRequest:
     """Load what a request names.
 
@@ -265,10 +120,13 @@ def load_request(request: EvaluationRequest) -> LoadedRequest:
         WhenceError: As :func:`whence.recipes.load_subject` and :func:`whence.recipes.load_images`.
     """
     if not request.networks:
-        msg = "Give a network with --model, or as [[network]] in the file."
+        msg = "Give a network with --model, or as [[network]] in a file for --config."
         raise SettingError(msg)
     if request.data is None:
-        msg = "Give the images to judge on: whence evaluate IMAGES, or data = ... in the file."
+        msg = (
+            "Give the images to judge on: whence evaluate IMAGES, or images = ... in a file for "
+            "--config."
+        )
         raise DataError(msg)
     models: dict[str, LoadedModel] = {}
     data: dict[str, PictureData] = {}

@@ -1,8 +1,7 @@
-"""A study of harmony as a file of settings, or as lines of a command: what is asked for."""
+"""A study of harmony as lines of a command: what is asked for."""
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -19,8 +18,9 @@ __all__ = [
     "TransferRequest",
     "load_masks",
     "load_networks",
+    "named_texts",
     "network_lines",
-    "read_request",
+    "split_name",
 ]
 
 
@@ -83,16 +83,6 @@ class TransferRequest:
     device: str = "cpu"
     download: bool = False
 
-    def over(self, other: "TransferRequest") -> "TransferRequest":
-        """Return this request, with what it leaves open as another one has it."""
-        empty = TransferRequest()
-        own = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if getattr(self, entry.name) != getattr(empty, entry.name)
-        }
-        return replace(other, **own)
-
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, under the names that :func:`whence.transfer` gives it."""
         names = ("methods", "fills", "coverages", "target", "count", "seed", "batch_size")
@@ -100,104 +90,26 @@ class TransferRequest:
         return {name: value for name, value in given.items() if value is not None}
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "test": (str,),
-    "test_labels": (str,),
-    "bank": (str,),
-    "masks": (str,),
-    "methods": (list, dict),
-    "fills": (list,),
-    "coverages": (list,),
-    "target": (str,),
-    "count": (int,),
-    "seed": (int,),
-    "batch_size": (int,),
-    "device": (str,),
-    "download": (bool,),
-}
-"""The settings of a file and what they may be."""
+def named_texts(texts: Sequence[str]) -> tuple[str, ...] | dict[str, str]:
+    """Return texts by a name where some are written ``NAME=TEXT``; else as they are.
 
-
-def read_request(path: Path) -> TransferRequest:
-    """Read a study from a TOML file; paths in it are relative to the file.
+    ``=`` behind a colon belongs to a setting: ``deletion:steps=10`` has no name of its own.
 
     Raises:
-        DataError: The file does not exist, or is no TOML.
-        SettingError: A setting that does not exist, or of another kind.
+        SettingError: A name is given twice.
     """
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        msg = f"There is no file {path}. Check the path."
-        raise DataError(msg) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path} is no readable TOML: {error}."
-        raise DataError(msg) from error
-    lines = content.pop("network", [])
-    check_keys(content, KINDS, str(path))
-    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        msg = f"{path}: each network is a section of its own, [[network]]."
+    parted = []
+    for text in texts:
+        head, mark, rest = text.partition("=")
+        own = bool(mark) and ":" not in head
+        parted.append((head.strip(), rest.strip()) if own else (text, text))
+    names = [name for name, _ in parted]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        msg = f"{twice[0]!r} is given twice. Give each once, or name them: NAME=TEXT."
         raise SettingError(msg)
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-    }
-    for key in ("test", "bank", "masks", "test_labels"):
-        if key in values:
-            values[key] = beside(path, values[key])
-    networks = tuple(network_of(line, path) for line in lines)
-    return TransferRequest(networks=networks, **values)
-
-
-def check_keys(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], at: str) -> None:
-    """Refuse settings that do not exist or are of another kind."""
-    for key, value in content.items():
-        if key not in kinds:
-            msg = f"{at} has no setting {key!r}. It takes {', '.join(kinds)}, and [[network]]."
-            raise SettingError(msg)
-        wrong = isinstance(value, bool) and bool not in kinds[key]
-        if wrong or not isinstance(value, kinds[key]):
-            words = " or ".join(kind.__name__ for kind in kinds[key])
-            msg = f"{at}: {key} takes a value of type {words}; got {value!r}."
-            raise SettingError(msg)
-
-
-NETWORK_KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "model": (str,),
-    "weights": (str,),
-    "classes": (str,),
-    "input": (list, dict),
-    "family": (str,),
-}
-
-
-def network_of(line: Mapping[str, Any], path: Path) -> NetworkLine:
-    """Return a network from its section of a file."""
-    check_keys(line, NETWORK_KINDS, f"{path}, [[network]]")
-    if "model" not in line:
-        msg = f"{path}: every [[network]] needs a model; this one has {', '.join(line) or 'none'}."
-        raise SettingError(msg)
-    given = line.get("input", ())
-    inputs = (
-        [f"{key}={value}" for key, value in given.items()] if isinstance(given, dict) else given
-    )
-    model = str(line["model"])
-    local = model.split(":", maxsplit=1)[0].endswith((".py", ".safetensors"))
-    return NetworkLine(
-        name=line.get("name", model),
-        model=beside(path, model) if local else model,
-        weights=beside(path, line["weights"]) if "weights" in line else None,
-        classes=beside(path, line["classes"]) if "classes" in line else None,
-        input=tuple(str(one) for one in inputs),
-        family=line.get("family", ""),
-    )
-
-
-def beside(path: Path, source: str) -> str:
-    """Return a path as it is from here, if it is one beside the file."""
-    plain = source.split("#", maxsplit=1)[0].split(":", maxsplit=1)[0]
-    near = path.parent / plain
-    return str(path.parent / source) if near.exists() and not Path(source).is_absolute() else source
+    same = all(name == text for name, text in parted)
+    return tuple(names) if same else dict(parted)
 
 
 def network_lines(
@@ -290,7 +202,7 @@ def load_networks(request: TransferRequest) -> tuple[TransferNetwork, ...]:
         WhenceError: As :func:`whence.recipes.load_subject`.
     """
     if request.test is None:
-        msg = "Give the test images with --test SOURCE, or test = ... in the file."
+        msg = "Give the test images with --test SOURCE, or test = ... in a file for --config."
         raise DataError(msg)
     return tuple(
         transfer_network(
