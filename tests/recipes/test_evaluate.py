@@ -408,3 +408,18 @@ def test_a_network_that_gives_nan_for_one_image_keeps_the_others(net, data):
         found = record.score("Fragile", "deletion:steps=4", name)
         assert np.isnan(found.values).nonzero()[0].tolist() == [5], name
         assert sum(found.undefined.values()) == 1
+
+
+def test_an_evaluation_that_could_not_begin_leaves_no_folder_in_the_way(data, tmp_path):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images):
+            return self.inner(images) / 0 * 0
+
+    with pytest.raises(NumericsError):
+        run(Broken().eval(), data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(network(), data, out=tmp_path / "out")

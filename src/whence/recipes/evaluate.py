@@ -1,5 +1,6 @@
 """Evaluate: can attributions be trusted? Methods x metrics x networks on some images."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ from whence.core import (
     fingerprint_tensor,
     silent,
 )
-from whence.errors import DataError, SettingError
+from whence.errors import DataError, SettingError, WhenceError
 from whence.evaluation.bootstrap import Bootstrap
 from whence.network import Network
 from whence.recipes.cards import run_card
@@ -168,7 +169,7 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         told |= lessons.fingerprints(permuted) if trains else {}
         cells = prepared(Path(out), told, resume=resume, overwrite=overwrite)
     questions, notes = permuted_questions(questions, subjects, permuted, lessons, cells, progress)
-    Study(
+    study = Study(
         subjects,
         candidates,
         questions,
@@ -178,7 +179,13 @@ def evaluate(  # noqa: PLR0913 - one keyword per question, with the same name ev
         [places[start : start + batch_size] for start in range(0, len(places), batch_size)],
         cells,
         progress,
-    ).run()
+    )
+    try:
+        study.run()
+    except WhenceError:
+        if out is not None and not cells.held:
+            shutil.rmtree(out, ignore_errors=True)  # it was new, and nothing is worth keeping
+        raise
     notes += retrain_all(questions, subjects, candidates, places, target, lessons, cells, progress)
     drawn = Bootstrap() if bootstrap is None else bootstrap
     run = run_card(

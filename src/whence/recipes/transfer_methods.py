@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import final
 
 from torch import Tensor
@@ -108,6 +109,8 @@ def fill_named(name: str) -> Baseline:
         SettingError: If there is no fill of this name.
     """
     if name not in FILLS:
-        msg = f"Unknown fill {name!r}. Choose one of: {', '.join(FILLS)}."
+        near = get_close_matches(name, FILLS, 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        msg = f"Unknown fill {name!r}.{hint} Choose one of: {', '.join(FILLS)}."
         raise SettingError(msg)
     return baseline_named(name, Normalisation())

@@ -135,5 +135,10 @@ def notes(study: Study, found: Found, data: DatasetCard) -> tuple[str, ...]:
     if study.networks[0].bank is None and BANK in study.plan.fills:
         said.append("There is no bank: other test images fill what is not shown.")
     if data.skipped:
-        said.append(f"{len(data.skipped)} images could not be used.")
+        name, reason = data.skipped[0]
+        told = reason if reason.startswith(name) else f"{name}: {reason}"
+        many = f"{len(data.skipped)} images" if len(data.skipped) > 1 else "1 image"
+        said.append(
+            f"{many} could not be used{', such as' if len(data.skipped) > 1 else ':'} {told}"
+        )
     return tuple(said)

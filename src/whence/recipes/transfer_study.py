@@ -1,5 +1,6 @@
 """A study of harmony, step by step; each finished step is a file, and is not done again."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from whence.attribution import needs_network
 from whence.core import ModelScalar, Progress, fingerprint_tensor, logit
-from whence.errors import DataError, ReadError, ShapeError
+from whence.errors import DataError, ReadError, ShapeError, WhenceError
 from whence.evaluation.transfer import Transfer, TransferCell
 from whence.evaluation.transfer_masks import ORIGINAL, soft_masks
 from whence.network import Network
@@ -51,10 +52,16 @@ class Study:
     def run(self, out: Path, *, overwrite: bool) -> Found:
         """Do the steps that are missing, and return what the study found."""
         families = {one.name: self.family(one) for one in self.networks}  # refused before all work
+        fresh = not out.exists()
         work = TransferWork.open(out, self.identity(), overwrite=overwrite)
         started = perf_counter()
-        originals = self.originals(work)
-        kept = self.kept(originals)
+        try:
+            originals = self.originals(work)
+            kept = self.kept(originals)
+        except WhenceError:
+            if fresh:  # nothing is worth keeping of a study that cannot be made
+                shutil.rmtree(out, ignore_errors=True)
+            raise
         originals = {name: one.at(kept) for name, one in originals.items()}
         cube = Transfer(seed=self.plan.seed)
         for network in self.networks:

@@ -130,6 +130,7 @@ class FamilyMean:
         of_self: Mean of accuracy over the generator's accuracy on its own features.
         shuffled: Mean accuracy behind the masks of other images.
         advantage: Mean difference of the two.
+        clear: Pairs of networks in which the interval of this difference lies above 0.
     """
 
     method: str
@@ -142,6 +143,7 @@ class FamilyMean:
     of_self: float
     shuffled: float
     advantage: float
+    clear: int
 
 
 def family_means(record: TransferRecord, mask: str, fill: str) -> tuple[FamilyMean, ...]:
@@ -194,6 +196,7 @@ def mean_of(record: TransferRecord, method: str, name: str, rows: list[TransferR
         of_self=average(row.of_self.value for row in rows if row.of_self is not None),
         shuffled=average(iter(shuffled)),
         advantage=average(row.advantage.value for row in rows if row.advantage is not None),
+        clear=sum(row.advantage is not None and row.advantage.low > 0 for row in rows),
     )
 
 
