@@ -5,7 +5,7 @@ from torch import nn
 from whence.core import Colour, Logit, ModelScalar, Normalisation, Probability
 from whence.errors import SettingError
 from whence.evaluation import IROF, Deletion, Hit, Mean, NoisyLinear, Squares
-from whence.evaluation.catalogue import METRICS, metric_named, metric_settings
+from whence.evaluation.catalogue import METRICS, TRAINED, metric_named, metric_settings
 from whence.evaluation.controls import RandomMap
 
 GREY = Normalisation(mean=(0.5,), std=(0.25,))
@@ -70,6 +70,14 @@ def test_the_whole_of_every_metric_is_the_merger_of_its_parts(name, setting):
     assert merged.count == found.count == 3
     for one, other in ((merged.mean, found.mean), (merged.low, found.low)):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_metrics_that_need_trained_networks_say_what_they_need():
+    forms = {name: (entry.form, entry.needs) for name, entry in TRAINED.items()}
+    assert forms == {
+        "data-randomisation": ("sanity", "a network and the method"),
+        "roar": ("retraining", "a network, the method and training images"),
+    }
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -191,6 +191,39 @@ def test_layers_of_one_shape_get_different_weights(images):
         assert ratio.norm().item() == pytest.approx(2**0.5, abs=0.05)  # no more alike than noise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """The gradient, with the parameters of each call kept."""
+
+    seen: list
+
+    def __call__(self, f, images):
+        Held(seen=self.seen)(f, images)
+        return Gradient()(f, images)
+
+
+def maps_with(model, parameters, images):
+    """The gradients of class 1 in a network with these parameters, by PyTorch's own functions."""
+    images = images.clone().requires_grad_()
+    logits = torch.func.functional_call(model, parameters, images)
+    return torch.autograd.grad(logits[:, 1].sum(), images)[0].flatten(1).double()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_stage_is_scipys_correlation_of_the_maps_of_a_network_with_its_weights(
+    model, images, order
+):
+    seen = []
+    made = ParameterRandomisation(order=order)(model, images, logit(1), Watched(seen=seen))
+    original = maps_with(model, dict(model.named_parameters()), images)
+    assert len(seen) == 1 + len(made.layers)
+    for stage, parameters in enumerate(seen[1:]):
+        maps = maps_with(model, parameters, images)
+        for row in range(3):
+            expected = spearmanr(original[row].numpy(), maps[row].numpy()).statistic
+            assert made.correlations[stage, row].item() == pytest.approx(expected, abs=1e-2)
+
+
 def test_the_entropies_are_scipys_of_numpys_histograms(model, images):
     made = EfficientRandomisation(bins=20)(model, images, logit(1), Gradient())
     values = Gradient()(ModelScalar(Network.read(model, images), logit(1)), images).double()
