@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from benchmarks.metrics.alone import Alone
 from benchmarks.metrics.setup import Task
 from whence.attribution import InputXGradient
 from whence.core import ModelScalar, Zero, logit
@@ -45,8 +46,7 @@ class Pair:
         name: What is measured.
         ours: Our work.
         theirs: That of Quantus.
-        alone: The passes that the definition asks for, and nothing else: batches of the same
-            network as it is, over the same images again and again.
+        alone: The passes that the definition asks for, and nothing else.
         same: Whether the figures must agree.
         note: What the figure is, or why the two differ.
     """
@@ -61,16 +61,17 @@ class Pair:
 
 def pairs(task: Task, quantus: Any) -> list[Pair]:  # noqa: ANN401 - a library without types
     """Return all rows."""
+    alone = Alone.of(task)
     return [
-        *flips(task, quantus),
-        road(task, quantus),
-        infidelity(task, quantus),
-        sensitivity(task, quantus),
-        randomised(task, quantus),
+        *flips(task, quantus, alone),
+        road(task, quantus, alone),
+        infidelity(task, quantus, alone),
+        sensitivity(task, quantus, alone),
+        randomised(task, quantus, alone),
     ]
 
 
-def flips(task: Task, quantus: ModuleType) -> list[Pair]:
+def flips(task: Task, quantus: ModuleType, alone: Alone) -> list[Pair]:
     """Return pixel flipping, deletion and insertion."""
 
     def area(values: torch.Tensor) -> float:
@@ -90,7 +91,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
             name=name,
             ours=lambda metric=metric: float(metric(*judged).mean()),  # type: ignore[misc]
             theirs=lambda signed=signed: area(signed),  # type: ignore[misc]
-            alone=lambda: passes(task, STEPS + 1),
+            alone=lambda: alone.passes(STEPS + 1),
             same=True,
             note=note.format(STEPS) + more,
         )
@@ -102,7 +103,7 @@ def flips(task: Task, quantus: ModuleType) -> list[Pair]:
     ]
 
 
-def road(task: Task, quantus: ModuleType) -> Pair:
+def road(task: Task, quantus: ModuleType, alone: Alone) -> Pair:
     """Return ROAD as accuracy at nine shares, without noise."""
 
     def theirs() -> float:
@@ -117,13 +118,13 @@ def road(task: Task, quantus: ModuleType) -> Pair:
         name="ROAD",
         ours=lambda: float(metric(f, task.images, task.values).mean()),
         theirs=theirs,
-        alone=lambda: passes(task, len(SHARES)),
+        alone=lambda: alone.passes(len(SHARES)),
         same=True,
         note="accuracy, mean over nine shares",
     )
 
 
-def infidelity(task: Task, quantus: ModuleType) -> Pair:
+def infidelity(task: Task, quantus: ModuleType, alone: Alone) -> Pair:
     """Return infidelity of as many perturbed images."""
     side, repeats = task.images.shape[3] // 6, 5
     patches = 36
@@ -144,7 +145,7 @@ def infidelity(task: Task, quantus: ModuleType) -> Pair:
         name="infidelity",
         ours=lambda: float(metric(task.f, task.images, task.values).mean()),
         theirs=theirs,
-        alone=lambda: passes(task, patches * repeats + 1),
+        alone=lambda: alone.passes(patches * repeats + 1),
         same=False,
         note=(
             f"{patches * repeats} perturbed images each; Quantus removes patches on top of one "
@@ -153,7 +154,7 @@ def infidelity(task: Task, quantus: ModuleType) -> Pair:
     )
 
 
-def sensitivity(task: Task, quantus: ModuleType) -> Pair:
+def sensitivity(task: Task, quantus: ModuleType, alone: Alone) -> Pair:
     """Return max-sensitivity, with the same draws on both sides."""
     method = InputXGradient()
     draws = drawn_boxes(0, torch.arange(SAMPLES), task.images).flatten(1).numpy()
@@ -181,13 +182,13 @@ def sensitivity(task: Task, quantus: ModuleType) -> Pair:
         name="max-sensitivity",
         ours=ours,
         theirs=theirs,
-        alone=lambda: maps(task, SAMPLES),
+        alone=lambda: alone.maps(SAMPLES),
         same=True,
         note=note,
     )
 
 
-def randomised(task: Task, quantus: ModuleType) -> Pair:
+def randomised(task: Task, quantus: ModuleType, alone: Alone) -> Pair:
     """Return the cascading randomisation of parameters, top down."""
     similarity = importlib.import_module("quantus.functions.similarity_func")
 
@@ -209,35 +210,13 @@ def randomised(task: Task, quantus: ModuleType) -> Pair:
         name="parameter randomisation",
         ours=ours,
         theirs=theirs,
-        alone=lambda: maps(task, LAYERS[task.network] + 1),
+        alone=lambda: alone.maps(LAYERS[task.network] + 1),
         same=False,
         note=(
             f"mean Spearman correlation over {LAYERS[task.network]} layers; other random weights, "
             "and Quantus' mean holds the 1.0 of the network as it was"
         ),
     )
-
-
-def passes(task: Task, each: int) -> float:
-    """Return something of so many passes of each image."""
-    with torch.no_grad():
-        return sum(float(task.model(some)[0, 0]) for some in repeated(task, each))
-
-
-def maps(task: Task, each: int) -> float:
-    """Return something of so many gradients of each image."""
-    total = 0.0
-    for some in repeated(task, each):
-        leaf = some.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(task.model(leaf)[:, 0].sum(), leaf)
-        total += float(gradient[0, 0, 0, 0])
-    return total
-
-
-def repeated(task: Task, each: int) -> tuple[torch.Tensor, ...]:
-    """Return each image so many times, in even batches."""
-    every = task.images.repeat(each, 1, 1, 1)
-    return every.chunk(-(-len(every) // BATCH))
 
 
 def silenced(work: Callable[[], float]) -> float:

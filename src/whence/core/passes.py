@@ -16,7 +16,7 @@ __all__ = ["Width", "forward_only"]
 ROOM: Final = 16 * 2**20
 """Bytes that the largest feature map of a batch may take on a CPU: beyond, it is paged in anew."""
 
-GUESS: Final = 64
+GUESS: Final = 32
 """Size of a network's largest feature map as a multiple of the image's, until it was seen."""
 
 POOLS: Final = frozenset(
