@@ -27,10 +27,11 @@ STAMP = 0.25
 class Exchanged:
     """A dataset in which the shortcut of every image is exchanged for that of others.
 
-    Pixels inside an image's mask are taken from other images at the same place, where it is
-    inside theirs, whatever their class; a shortcut that covers little of an image is put on
-    others as it stands. So the shortcut is still there, but tells nothing of the class any more.
-    Pictures keep what is outside their masks, unless a stamp is put on it.
+    Pixels inside an image's mask are taken from other images, whatever their class: of a ground,
+    where it is inside their masks as well; of a stamp, which covers up to a quarter of an image,
+    from one image as it is there, whose own stamp is put on as well. So the shortcut is still
+    there, but tells nothing of the class any more. What is outside an image's mask stays, unless
+    a stamp is put on it.
 
     Donors are images of the same batch and of those before, so that no image is read twice; every
     pass over the data draws anew. The data are for training alone: two passes differ.
@@ -109,7 +110,7 @@ class Exchanged:
 
 
 def exchanged(
-    images: Images, inside: Tensor, donors: Images, theirs: Tensor, generator: torch.Generator
+    images: Images, inside: Tensor, donors: Tensor, theirs: Tensor, generator: torch.Generator
 ) -> Images:
     """Return images whose shortcut is that of donors drawn at random.
 
@@ -128,14 +129,20 @@ def exchanged(
             msg = f"Images {tuple(some.shape)} need masks (b, 1, h, w); got {tuple(masks.shape)}."
             raise ShapeError(msg)
     device = images.device
-    found, missing = images, inside.to(device)
+    inside = inside.to(device)
     drawn = [torch.randint(len(donors), (len(images),), generator=generator) for _ in range(DONORS)]
+    first, stamps = donors[drawn[0]].to(device), theirs[drawn[0]].to(device)
+    found = torch.where(inside & is_small(inside), first, images)
+    missing = inside & ~is_small(inside)
     for rows in drawn:
         use = missing & theirs[rows].to(device)
         found = torch.where(use, donors[rows].to(device), found)
         missing = missing & ~use
-    found = torch.where(missing, donors[drawn[-1]].to(device), found)
-    stamps = theirs[drawn[0]].to(device)
-    small = stamps.flatten(1).double().mean(dim=1) <= STAMP
-    put = stamps & small.view(-1, 1, 1, 1)
-    return torch.where(put, donors[drawn[0]].to(device), found)
+    found = torch.where(missing, first, found)
+    return torch.where(stamps & is_small(stamps), first, found)
+
+
+def is_small(inside: Tensor) -> Tensor:
+    """Return which masks cover so little that they are of a stamp, ``(b, 1, 1, 1)``."""
+    share = inside.flatten(1).double().mean(dim=1)
+    return (share <= STAMP).view(-1, 1, 1, 1)
