@@ -385,7 +385,6 @@ NUMBERS = (
     "of_self",
     "advantage",
     "agreement_advantage",
-    "run.toml",
 )
 
 
