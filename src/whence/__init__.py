@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whence.network import Network
-    from whence.recipes import audit, evaluate, explain, fix, transfer
+    from whence.recipes import audit, evaluate, explain, fix, transfer, verify
 
-__all__ = ["Network", "__version__", "audit", "evaluate", "explain", "fix", "transfer"]
+__all__ = ["Network", "__version__", "audit", "evaluate", "explain", "fix", "transfer", "verify"]
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ ROOMS = {
     "explain": "whence.recipes",
     "fix": "whence.recipes",
     "transfer": "whence.recipes",
+    "verify": "whence.recipes",
 }
 """Where each public name lives."""
 

@@ -22,6 +22,7 @@ from whence.recipes.retrain import FineTune, LastLayer, Removal
 from whence.recipes.roar import Retraining, RetrainingCell, roar
 from whence.recipes.transfer import transfer
 from whence.recipes.transfer_networks import TransferNetwork, transfer_network
+from whence.recipes.verify import verify
 
 __all__ = [
     "Case",
@@ -60,4 +61,5 @@ __all__ = [
     "train_network",
     "transfer",
     "transfer_network",
+    "verify",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -212,9 +211,3 @@ def faithful(network: Network, images: Images, seen: Explained) -> dict[str, Ten
             CompletenessGap()(number, image, own) if gap is None else gap.abs().reshape(1)
         )
     return {name: torch.cat(parts).double().cpu() for name, parts in found.items()}
-
-
-def picture_map(attribution: Attribution) -> np.ndarray:
-    """Return one map with its channels summed, ``(h, w)``."""
-    summed = attribution.values[0].sum(dim=0).detach().float().cpu().numpy()
-    return np.ascontiguousarray(summed, dtype=np.float32)

@@ -23,6 +23,10 @@ RESULT_FILES = (
     "findings.toml",
     "findings.npz",
     "findings-before.toml",
+    "verify.json",
+    "verify.html",
+    "verify.csv",
+    "verify.md",
     "overlay.png",
     "report.html",
     "run.toml",
@@ -113,7 +117,7 @@ def _refuse_unless_free(target: Path, *, overwrite: bool) -> None:
 
 def _holds_result(target: Path) -> bool:
     """Whether a result file of ours is there; a file of another tool may have its name."""
-    for kind in ("audit", "explanation"):
+    for kind in ("audit", "explanation", "verify"):
         with suppress(OSError, ValueError):
             content = json.loads((target / f"{kind}.json").read_bytes())
             if isinstance(content, dict) and content.get("whence") == kind:
