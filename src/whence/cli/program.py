@@ -15,6 +15,7 @@ from whence.cli.config import configured
 from whence.cli.convert import convert
 from whence.cli.demo import demo
 from whence.cli.describe import describe
+from whence.cli.doctor import doctor
 from whence.cli.evaluate import evaluate
 from whence.cli.explain import explain
 from whence.cli.fit import fit
@@ -53,6 +54,7 @@ COMMANDS: tuple[Callable[..., Path | None], ...] = (
     transfer,
     demo,
     view,
+    doctor,
 )
 
 SIGNALLED = 128
