@@ -1,6 +1,7 @@
 """`whence transfer` as a person types it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_a_study_prints_means_and_writes_its_folder(whence, extended):
     ):
         assert text in found.stdout
     record = load_transfer(extended / "study")
+    within = [
+        row.advantage
+        for row in record.rows
+        if (row.shown, row.mask, row.fill) == ("features", "25 %", "zero")
+        and row.generator != row.evaluator
+    ]
+    clear = sum(one.low > 0 for one in within)
+    part = found.stdout.split("25 % features")[1]
+    assert re.search(rf"within convolutional .* {clear} of 2$", part, re.MULTILINE)
     right = record.row("a", "original").accuracy.value * 12
     assert f"{right:.0f} of 12 right" in found.stdout
 

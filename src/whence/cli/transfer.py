@@ -264,11 +264,18 @@ def show_transfer(record: "TransferRecord", out: Path | None, *, verbose: bool) 
                 told(one.agreement),
                 told(one.shuffled),
                 f"{100 * one.advantage:+.1f}",
+                f"{one.clear} of {one.count}",
             )
             for one in means
         ]
-        head = ("  maps by", "networks", "accuracy", "probab.", "agree", "shuffled", "gain")
-        say(table(lines, head))
+        numbers = ("accuracy", "probab.", "agree", "shuffled", "gain", "clear")
+        say(table(lines, ("  maps by", "networks", *numbers)))
+    say(
+        faint(
+            "\ngain: accuracy less that behind masks of other images; clear: pairs of networks in "
+            "which its 95 % bootstrap interval lies above 0. Intervals of each are in the report."
+        )
+    )
     for note in record.notes:
         say(faint(f"\n{note}"))
     if verbose:
