@@ -22,6 +22,7 @@ from whence.evaluation import (
     Judged,
     Mean,
     PointingGame,
+    Retraining,
     Spearman,
     Squares,
     judge,
@@ -236,6 +237,8 @@ def test_what_a_metric_needs_and_was_not_given_is_named():
         judge(PointingGame(), values)
     with pytest.raises(SettingError, match=r"f: the function that is explained.*; images: the im"):
         judge(FaithfulnessEstimate(), values)
+    with pytest.raises(SettingError, match=r"Retraining cannot be called with maps.*ROAR"):
+        judge(Retraining(), values)
     with pytest.raises(SettingError, match="takes 'strange'; a metric takes some of values"):
         judge(lambda strange: strange, values)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence.errors import DataError, SettingError, ShapeError
-from whence.evaluation.mean import Estimate
+from whence.evaluation.mean import UNDEFINED, Estimate
 
 __all__ = ["Band", "Bootstrap", "Comparison"]
 
@@ -117,12 +117,14 @@ class Bootstrap:
             more = student(self.confidence, len(every) - 1) * float(repeated.std())
             more /= math.sqrt(len(every))
             low, high = mean - math.hypot(mean - low, more), mean + math.hypot(high - mean, more)
+        undefined = len(images) - len(defined)
         return Estimate(
             mean=mean,
             low=low,
             high=high,
             count=len(defined),
-            undefined=len(images) - len(defined),
+            undefined=undefined,
+            reasons={UNDEFINED: undefined} if undefined else {},
         )
 
     def band(self, curves: Float[Tensor, "n s"]) -> Band:

@@ -67,7 +67,7 @@ class Judged:
 
 
 def judge(
-    metric: Callable[..., Any],
+    metric: Any,  # noqa: ANN401 - metrics differ in how they are called; checked below
     values: Tensor | None = None,
     *,
     f: ScalarFn | None = None,
@@ -101,7 +101,7 @@ def judge(
         One value per image, in the order of the images.
 
     Raises:
-        SettingError: If the metric needs something that was not given.
+        SettingError: If the metric needs something that was not given, or is none of images.
         ShapeError: If there is not one of everything for each image, or maps are of another size.
         WhenceError: If the metric refuses every image alike, such as one with too few segments.
 
@@ -160,13 +160,22 @@ def faults_of(values: Attributions) -> list[str]:
     ]
 
 
-def needs_of(metric: Callable[..., Any], given: Mapping[str, object]) -> list[str]:
+def needs_of(
+    metric: Any,  # noqa: ANN401 - the check is the point
+    given: Mapping[str, object],
+) -> list[str]:
     """Return the names that a metric is called with.
 
     Raises:
         SettingError: If it takes another argument, or one that was not given.
     """
     name = getattr(metric, "__name__", type(metric).__name__)
+    if not callable(metric):
+        msg = (
+            f"{name} cannot be called with maps, so it is no metric of single images. ROAR, which "
+            f"trains networks, is asked by whence.evaluate or whence.recipes.roar."
+        )
+        raise SettingError(msg)
     needed = [p.name for p in signature(metric).parameters.values() if p.default is p.empty]
     strange = [one for one in needed if one not in WHAT]
     if strange:
