@@ -42,8 +42,8 @@ HEAD = (
         "*Passes alone*: the time of as many passes of the network as the definition asks for, in "
         "batches of the fastest width and with nothing else, as a share of our time. Over 100 % "
         "where our passes are faster than torch's own: the maximum over windows by slices, and "
-        "feature maps that stay in memory at hand. As torch runs the network, no library can be "
-        "more times faster than Quantus than our factor times this share."
+        "feature maps that stay in memory at hand. Our factor divided by this share is what a "
+        "metric that costs nothing but torch's own passes would reach."
     ),
 )
 
