@@ -135,7 +135,19 @@ def test_the_true_map_is_claimed_to_be_better_than_random_and_than_a_poor_method
     assert record.score("Pixels", metric, "random-map").estimate.mean > 0.8
     kept = run(model, test, train, metrics=("roar:shares=0.8,seeds=3,order=keep",))
     assert kept.score("Pixels", "roar:shares=0.8,seeds=3,order=keep", "planted").verdict == "better"
-    assert any("recognises" in note and "ROAR starts from there" in note for note in record.notes)
+    assert any(f"of the {TEST} judged images, and as it is" in note for note in record.notes)
+    assert not any("little to lose" in note for note in record.notes)
+
+
+def test_networks_that_learn_nothing_are_told_to_be_little_to_judge_by(model, test, train):
+    def lazy(module, data, seed):
+        made = copy.deepcopy(module)
+        with torch.no_grad():
+            made.layer.weight.zero_()
+        return made
+
+    record = run(model, test, train, metrics=("roar:shares=0.5,seeds=1",), retrain=lazy)
+    assert any("little to lose" in note for note in record.notes)
 
 
 def test_one_training_allows_no_claim_unless_chance_has_no_part_in_it(model, test, train):

@@ -209,13 +209,26 @@ def retrain_all(
         parts = sum(-(-len(part.images) // CHUNK) for part in (train, test))
         work.chunks = len(subjects) * len(asked) * len(candidates) * parts
         reached = work.whole(one, most)
-        low, high = f"{min(reached):.1%}", f"{max(reached):.1%}"
-        notes.append(
-            f"Trained again on all pixels of {len(train.images)} images, {subject.name} recognises "
-            f"{low if low == high else f'{low} to {high}'} of the {len(test.images)} judged "
-            f"images; ROAR starts from there."
-        )
+        notes.append(started(one, reached))
         for q in asked:
             for c in range(len(candidates)):
                 work.candidate(one, q, c)
     return tuple(notes)
+
+
+def started(one: Class, reached: Sequence[float]) -> str:
+    """Say how well networks do that see all pixels, and whether that is enough to judge by."""
+    low, high = f"{min(reached):.1%}", f"{max(reached):.1%}"
+    labels = labelled_by(one.test, "judged")
+    device = next((p.device for p in one.subject.subject.module.parameters()), labels.device)
+    images = one.test.images.to(device)
+    own = float(hits(one.subject.subject.callable, images, labels, CHUNK).double().mean())
+    chance = float(labels.bincount().max() / len(labels))
+    said = (
+        f"Trained again on all pixels of {len(one.train.images)} images, {one.subject.name} "
+        f"recognises {low if low == high else f'{low} to {high}'} of the {len(images)} judged "
+        f"images, and as it is {own:.1%}; ROAR starts from there."
+    )
+    if sum(reached) / len(reached) < (own + chance) / 2:
+        said += " That is little to lose: train longer, or on more images."
+    return said
