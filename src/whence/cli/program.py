@@ -11,6 +11,7 @@ import typer
 from whence import __version__
 from whence.cli import index
 from whence.cli.audit import audit
+from whence.cli.completion import completed
 from whence.cli.config import configured
 from whence.cli.convert import convert
 from whence.cli.demo import demo
@@ -25,6 +26,7 @@ from whence.cli.homogeneity import homogeneity
 from whence.cli.methods import methods
 from whence.cli.metrics import metrics
 from whence.cli.transfer import transfer
+from whence.cli.verify import verify
 from whence.cli.view import view
 
 __all__ = ["app", "main"]
@@ -37,6 +39,7 @@ RUNS: tuple[Callable[..., Path | None], ...] = (
     convert,
     fit,
     fix,
+    verify,
     demo,
 )
 """Commands whose options can be saved to a file and taken from one."""
@@ -51,6 +54,7 @@ COMMANDS: tuple[Callable[..., Path | None], ...] = (
     convert,
     fit,
     fix,
+    verify,
     transfer,
     demo,
     view,
@@ -77,6 +81,7 @@ def flowing(text: str) -> str:
 
 
 for command in COMMANDS:
+    completed(command)
     made = configured(command, command.__name__) if command in RUNS else command
     app.command(name=command.__name__, help=flowing(command.__doc__ or ""))(guarded(made))
 
@@ -86,6 +91,7 @@ index_app = typer.Typer(
     no_args_is_help=True,
 )
 for part in index.COMMANDS:
+    completed(part)
     made = configured(part, f"index {part.__name__}") if part in index.RUNS else part
     index_app.command(name=part.__name__, help=flowing(part.__doc__ or ""))(guarded(made))
 app.add_typer(index_app)
