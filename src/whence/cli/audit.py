@@ -326,6 +326,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
             case.test,
             queries=chosen,
             count=count,
+            k=k,
             batch_size=batch_size or 32,
             weights=sum(one.numel() for one in case.model.module.parameters())
             if parameters == "all"

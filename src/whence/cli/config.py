@@ -13,7 +13,6 @@ from whence.cli.guard import complained
 from whence.cli.options import OUTPUT
 from whence.cli.run_file import NETWORK, config_text, read_config
 from whence.errors import OutputError, WhenceError
-from whence.results.folder import write_whole
 
 __all__ = ["RUN_FILE", "configured"]
 
@@ -81,6 +80,8 @@ def configured(command: Command, name: str) -> Callable[..., None]:
         made = command(**options)
         folder = options.get("out") if made is None else made
         if folder is not None and not options.get("dry_run") and Path(folder).is_dir():
+            from whence.results.folder import write_whole
+
             text = config_text(options, entries, name, Path(folder))
             write_whole(Path(folder) / RUN_FILE, text.encode())
 
@@ -136,6 +137,8 @@ def save(
     overwrite: bool,
 ) -> None:
     """Write the options of a run to a file; another file is replaced only if told to."""
+    from whence.results.folder import write_whole
+
     if path.exists() and not overwrite:
         msg = f"{path} exists already. Give another name, or --overwrite to replace it."
         raise OutputError(msg)

@@ -27,8 +27,8 @@ from whence.recipes.rehearsal import (
 
 __all__ = ["rehearse_audit"]
 
-FEWEST = 8
-"""Training images of the smallest trial."""
+FEWEST = 4
+"""Training images of the smallest trial, for each that a query shows: enough on both sides."""
 ASKED = 3
 """Queries of the longer trials; the others have one."""
 SEEN = 64
@@ -49,14 +49,15 @@ def rehearse_audit(
     *,
     queries: str | Sequence[int],
     count: int,
+    k: int,
     batch_size: int,
     weights: int,
 ) -> Estimate:
     """Estimate what an audit costs.
 
     The training set is rehearsed with one query; what a query costs beside is the difference to
-    three. Work that every query does on every training image (scores that are solved for each) is
-    drawn out by its passes. How many predictions are wrong is estimated from some of them.
+    three, on a few training images: of scores that are solved for each query over all training
+    images (``lissa``) that is too little. How many predictions are wrong is estimated from some.
 
     Args:
         job: Audits.
@@ -65,6 +66,7 @@ def rehearse_audit(
         test: Test images.
         queries: ``wrong``, ``all``, or places in the test data.
         count: At most so many queries.
+        k: Training images for, and as many against, each query.
         batch_size: Images at a time.
         weights: Parameters whose gradients are compared, as every query has one of them all.
 
@@ -77,18 +79,15 @@ def rehearse_audit(
     part, asked, predicting = chosen(module, test, queries, count)
     size = len(train)
 
-    def trials(number: int) -> list[Trial]:
-        return [trial(audited(number), many, work) for many in (few, more)]
-
     def audited(number: int) -> Callable[[int, Path], object]:
         some = list(range(min(number, len(part))))
         return lambda many, folder: job(some_of(train, many), part, some, folder / "audit")
 
-    few, more = min(FEWEST, size), min(2 * FEWEST, size)
-    whole = rehearse(audited(1), size, work=work, least=FEWEST, batch=batch_size)
+    few = min(FEWEST * k, size)
+    whole = rehearse(audited(1), size, work=work, least=few, batch=batch_size)
     if asked > 1 and len(part) > 1:
-        step = min(ASKED, len(part)) - 1
-        whole = with_queries(whole, trials(1), trials(ASKED), (asked - 1) / step)
+        one, several = (trial(audited(number), few, work) for number in (1, ASKED))
+        whole = with_queries(whole, one, several, (asked - 1) / (min(ASKED, len(part)) - 1))
     return replace(
         whole,
         passes=whole.passes + FORWARD * len(test),
@@ -131,35 +130,26 @@ def chosen(
     return part, min(count, total), seconds
 
 
-def with_queries(
-    whole: Estimate, one: Sequence[Trial], several: Sequence[Trial], times: float
-) -> Estimate:
+def with_queries(whole: Estimate, one: Trial, several: Trial, times: float) -> Estimate:
     """Return the estimate for many queries from trials with one and with several.
 
     Args:
         whole: The estimate for one query.
-        one: Two trials of different size with one query.
+        one: A trial with one query.
         several: The same with several.
         times: How many times the difference is added.
     """
-    extra = [b.passes - a.passes for a, b in zip(one, several, strict=True)]
-    spans = [b.size - a.size for a, b in (one, several)]
-    slope = (extra[1] - extra[0]) / spans[0] if spans[0] else 0.0
-    beyond = max(0.0, slope) * (whole.size - one[1].size)  # passes of each query on every image
-    rate = max(whole.seconds, 1e-9) / max(whole.passes, 1e-9)
-    seconds = times * (max(0.0, several[1].seconds - one[1].seconds) + rate * beyond)
-    cpu = times * (max(0.0, several[1].cpu - one[1].cpu) + rate * beyond)
+    seconds = times * max(0.0, several.seconds - one.seconds)
+    files = {
+        name: size + round(times * (several.files.get(name, 0) - one.files.get(name, 0)))
+        for name, size in whole.files.items()
+    }
     return replace(
         whole,
-        passes=whole.passes + times * (extra[1] + beyond),
+        passes=whole.passes + times * (several.passes - one.passes),
         seconds=whole.seconds + seconds,
         low=whole.low + LEAST * seconds,
         high=whole.high + SLACK * seconds,
-        cpu=whole.cpu + cpu,
-        files={
-            name: bytes_ + round(times * (several[1].files.get(name, 0) - one[1].files[name]))
-            if name in one[1].files
-            else bytes_
-            for name, bytes_ in whole.files.items()
-        },
+        cpu=whole.cpu + times * max(0.0, several.cpu - one.cpu),
+        files=files,
     )
