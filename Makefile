@@ -25,7 +25,7 @@ BENCH := .venv/.installed-bench
 PARITY := .venv/.installed-parity
 
 .PHONY: help demo test test-reproduction parity bench bench-attribution bench-coverage bench-xdnn bench-conversion
-.PHONY: bench-influence bench-metrics bench-methods
+.PHONY: bench-influence bench-metrics bench-methods demo-fix reproduce-fix
 .PHONY: reproduce-xdnn reproduce-tfa reproduce-lds reproduce-harmonizing lint docs clean
 
 help: ## Show the targets
@@ -86,6 +86,12 @@ reproduce-lds: $(FULL) ## Linear datamodelling score of every scorer, beside oth
 
 reproduce-harmonizing: $(FULL) ## Kadir et al. 2023: are features of one architecture known to others?
 	$(BIN)/python -m reproductions.harmonizing
+
+demo-fix: $(FULL) ## Find, fix, verify a planted shortcut, beside other ways; about ten minutes
+	$(BIN)/python -m reproductions.fix --demo
+
+reproduce-fix: $(FULL) ## The same with a natural shortcut, PetScenes64; half an hour
+	$(BIN)/python -m reproductions.fix
 
 docs: $(DOCS) ## The manual, in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
