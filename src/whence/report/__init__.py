@@ -9,6 +9,7 @@ from whence.report.page import (
     write_report,
 )
 from whence.report.shell import Bar, page_policy, render
+from whence.report.shots import mask_uri
 from whence.report.strip import figure_png
 from whence.report.transfer import render_transfer, write_transfer
 from whence.report.verify import render_verify, write_verify
@@ -17,6 +18,7 @@ __all__ = [
     "Bar",
     "compared_views",
     "figure_png",
+    "mask_uri",
     "page_policy",
     "render",
     "render_evaluation",

@@ -34,12 +34,19 @@ class ExplainedView:
     cells: str
 
 
-def explanation_views(record: ExplanationRecord) -> tuple[ExplainedView, ...]:
-    """The explained images, ready to be shown; each map has its own colour scale."""
+def explanation_views(
+    record: ExplanationRecord, shared: float | None = None
+) -> tuple[ExplainedView, ...]:
+    """The explained images, ready to be shown; each map has its own colour scale.
+
+    Args:
+        record: The explanation.
+        shared: Where another colour scale ends, which the maps share with others.
+    """
     views = []
     for at, one in enumerate(record.maps):
         picture = record.pictures[at]
-        uri, heat = picture_uri(picture), drawn(one.values)
+        uri, heat = picture_uri(picture), drawn(one.values, shared)
         views.append(
             ExplainedView(
                 anchor=f"image-{at + 1}",

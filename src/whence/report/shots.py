@@ -13,6 +13,7 @@ from whence.display import (
     heat_png,
     is_pixel_art,
     picture_uri,
+    png_bytes,
     pool_map,
     symmetric_limit,
 )
@@ -29,11 +30,15 @@ __all__ = [
     "drawn",
     "end_of",
     "limit_of",
+    "mask_uri",
     "shot_of",
 ]
 
 _CARD = 192
 """Longest side in pixels of a training image."""
+
+_MASK = (255, 0, 170, 150)
+"""Red, green, blue and opacity of a mask."""
 
 PERCENTILE = 99
 """Where the colour scales end; the report says so."""
@@ -131,3 +136,10 @@ def cells_of(maps: Iterable[Map]) -> str:
 def end_of(limit: float) -> str:
     """The end of a colour scale as text; empty where there is nothing to scale."""
     return number(limit, 2) if limit > 0 else ""
+
+
+def mask_uri(mask: NDArray[np.uint8]) -> str:
+    """A mask ``(h, w)`` as a layer: clear outside, in the colour of marks where it is set."""
+    layer = np.zeros((*mask.shape, 4), dtype=np.uint8)
+    layer[mask > 0] = _MASK
+    return data_uri(png_bytes(layer))

@@ -13,9 +13,14 @@ from starlette.types import ASGIApp
 from whence.errors import OutputError, RecordError, WhenceError
 from whence.report import Bar, figure_png, render
 from whence.results import influence_table, load_audit
+from whence.results.findings_file import FINDINGS
+from whence.viewer.decisions import FindingsDesk
+from whence.viewer.desk import Desk
 from whence.viewer.documents import TEMPLATES
 from whence.viewer.guard import STATIC_POLICY, Guard
 from whence.viewer.kinds import kind_of, page_of
+from whence.viewer.live import Live
+from whence.viewer.sheets import Sheets
 
 __all__ = ["make_app"]
 
@@ -31,18 +36,21 @@ TYPES = {
 }
 
 
-def make_app(folder: str | Path) -> ASGIApp:
+def make_app(folder: str | Path, live: Live | None = None) -> ASGIApp:
     """Return the application that shows a result folder.
 
     Args:
         folder: What a command of whence wrote.
+        live: Networks with their data, to explain pictures on request; without them the folder
+            alone is shown.
 
     Raises:
         RecordError: The folder holds no result.
     """
     place = Path(folder).resolve()
     kind_of(place)
-    bar = BarOf(place)
+    bar = BarOf(place, live)
+    sheets = Sheets(bar)
 
     def page(request: Request) -> Response:
         del request
@@ -65,6 +73,8 @@ def make_app(folder: str | Path) -> ASGIApp:
 
     routes = [
         Route("/", page),
+        *FindingsDesk(place, sheets).routes,
+        *([] if live is None else Desk(live, sheets).routes),
         Route("/figures/image-{number:int}.png", figure),
         Route("/{name}", file),
     ]
@@ -78,12 +88,18 @@ def make_app(folder: str | Path) -> ASGIApp:
 class BarOf:
     """The viewer's links."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, live: Live | None) -> None:
         self.folder = folder
+        self.live = live
 
     def __call__(self, here: str) -> Bar:
         """Return the links as they stand on one page."""
-        return Bar(links=(("/", kind_of(self.folder).name.capitalize()),), here=here)
+        links = [("/", kind_of(self.folder).name.capitalize())]
+        if (self.folder / FINDINGS).is_file():
+            links.append(("/findings", "Findings"))
+        if self.live is not None:
+            links.append(("/explain", "Explain a picture"))
+        return Bar(links=tuple(links), here=here, explains=self.live is not None)
 
 
 def answer_file(folder: Path, name: str) -> Response:

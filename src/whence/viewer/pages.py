@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message
 
 from whence.viewer.app import make_app
 from whence.viewer.guard import HOST
+from whence.viewer.live import Live
 
 __all__ = ["Answer", "asked", "get"]
 
@@ -22,7 +23,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def get(folder: str | Path, path: str) -> Answer:
+def get(folder: str | Path, path: str, live: Live | None = None) -> Answer:
     """What the viewer answers to ``GET path``, without a server.
 
     The page is made from the result's files as they are now, not from a report that was written
@@ -33,11 +34,12 @@ def get(folder: str | Path, path: str) -> Answer:
         path: ``/``, or the name of one of the result's files, such as ``/audit.json`` or
             ``/influences.csv``. Anything else is answered with 404, a result that cannot be read
             with 500 and the reason.
+        live: Networks with their data, for the pages that explain.
 
     Raises:
         RecordError: The folder holds no result.
     """
-    return asyncio.run(asked(make_app(folder), path))
+    return asyncio.run(asked(make_app(folder, live), path))
 
 
 async def asked(app: ASGIApp, path: str) -> Answer:

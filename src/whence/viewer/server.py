@@ -11,6 +11,7 @@ from whence.errors import OutputError
 from whence.viewer.app import make_app
 from whence.viewer.guard import HOST
 from whence.viewer.kinds import check
+from whence.viewer.live import Live
 
 __all__ = ["bind", "make_server", "serve"]
 
@@ -21,20 +22,25 @@ GRACE = 2
 
 
 def serve(
-    folder: str | Path, port: int = 8000, *, ready: Callable[[str], None] | None = None
+    folder: str | Path,
+    port: int = 8000,
+    *,
+    live: Live | None = None,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
     """Show a result folder at ``http://127.0.0.1:PORT/`` until Ctrl-C.
 
     Args:
         folder: What a command of whence wrote.
         port: 0 takes any free one.
+        live: Networks with their data, to explain pictures on request.
         ready: Called once with the address, when requests are answered.
 
     Raises:
         RecordError: The folder holds no result that can be read.
         OutputError: The port is taken.
     """
-    server = make_server(folder)
+    server = make_server(folder, live)
     with bind(port) as place:
         if ready is not None:
             ready(f"http://{HOST}:{place.getsockname()[1]}/")
@@ -44,7 +50,7 @@ def serve(
             _LOG.info("stopped")
 
 
-def make_server(folder: str | Path) -> uvicorn.Server:
+def make_server(folder: str | Path, live: Live | None = None) -> uvicorn.Server:
     """Return the server of a result folder; it runs on the sockets that it is given.
 
     Raises:
@@ -53,7 +59,7 @@ def make_server(folder: str | Path) -> uvicorn.Server:
     place = Path(folder).resolve()
     check(place)
     settings = uvicorn.Config(
-        make_app(place),
+        make_app(place, live),
         http="h11",
         ws="none",
         loop="asyncio",

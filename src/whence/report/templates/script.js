@@ -5,8 +5,24 @@
   const keep = (key, value) => { try { localStorage.setItem("whence-" + key, value); } catch { /* private window */ } };
   const kept = (key) => { try { return localStorage.getItem("whence-" + key); } catch { return null; } };
 
-  document.querySelector(".tools").hidden = false;
   root.classList.add("scripted");
+
+  /* Light and dark. */
+  const wantsDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : wantsDark.matches);
+  const asked = kept("theme");
+  if (asked === "dark" || asked === "light") root.dataset.theme = asked;
+  byId("theme").hidden = false;
+  byId("theme").addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    keep("theme", root.dataset.theme);
+  });
+
+  /* A page without maps has nothing else to steer. */
+  const tools = document.querySelector(".tools");
+  if (!tools) return;
+
+  tools.hidden = false;
 
   /* Maps: how dense they are, whether the pictures below are grey, and the scales. */
   const opacity = byId("opacity");
@@ -26,16 +42,6 @@
   }
   showOpacity();
   showGrey();
-
-  /* Light and dark. */
-  const wantsDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : wantsDark.matches);
-  const asked = kept("theme");
-  if (asked === "dark" || asked === "light") root.dataset.theme = asked;
-  byId("theme").addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    keep("theme", root.dataset.theme);
-  });
 
   /* Stepping through the images, all or the wrong ones. */
   const all = [...document.querySelectorAll("article.query")];
