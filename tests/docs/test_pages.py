@@ -69,3 +69,22 @@ def test_every_room_is_in_the_python_reference():
     shown = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
     rooms = {path.parent.name for path in (REPOSITORY / "src" / "whence").glob("*/__init__.py")}
     assert {room for room in rooms if f":: whence.{room}\n" not in shown} == set()
+
+
+COMING = sorted((DOCS / "coming-from").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", COMING, ids=name_of)
+def test_names_that_a_newcomer_is_given_exist(page):
+    from typing import get_args
+
+    from whence.attribution import cards
+    from whence.attribution.relevance.composites import CompositeName
+    from whence.evaluation.catalogue import METRICS, TRAINED
+
+    known = {card.name for card in cards()} | {*METRICS, *TRAINED}
+    known |= set(get_args(CompositeName))
+    text = page.read_text(encoding="utf-8")
+    given = re.findall(r"`\"?([a-z]+(?:-[a-z0-9+]+)+)\"?`", text)
+    given += re.findall(r"`\"([a-z]+)\"`", text)
+    assert set(given) <= known, f"{name_of(page)} names {sorted(set(given) - known)}"

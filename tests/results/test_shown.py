@@ -28,6 +28,7 @@ from whence.results.transfer import (
     TransferRecord,
     TransferRow,
 )
+from whence.results.verify import Figure, VerifyImage, VerifyRecord, VerifyRow, View
 
 EVIL = "<script>alert(1)</script>"
 BOUND = 400_000
@@ -239,3 +240,63 @@ def test_a_fix_shows_what_was_done(fakes, page):
     assert "script" not in shown.tags
     assert "label-3relabel" in shown.words
     assert "no prior87.5%chosen" in shown.words
+
+
+def verified(fakes, images=2):
+    """Return a made-up verification."""
+    audit = fakes.fake_audit(queries=2)
+
+    def about(value):
+        return Figure(value=value, low=value - 0.0625, high=value + 0.0625, count=40)
+
+    def row(name, before, after, **more):
+        return VerifyRow(
+            section="shortcut", name=name, meaning=name, better="lower", verdict="better",
+            before=before, after=after, change=about(-0.75), **{"share": True, **more},
+        )  # fmt: skip
+
+    views = [
+        View(
+            prediction=query.prediction,
+            confidence=query.confidence,
+            map=query.attribution,
+            inside=None,
+        )
+        for query in audit.queries
+    ]
+    return VerifyRecord(
+        model=audit.model, fixed=audit.model, train=audit.train, test=audit.test, accepted=(),
+        dropped=0, relabelled=0, facts=(), sentences=("Better: <b>it</b>.",), notes=(),
+        run=audit.run,
+        rows=(
+            row("taken in", about(0.875), about(0.125), finding="shortcut-1"),
+            row("gap", about(0.5), about(0.25), share=False),
+            row("unknown", None, about(0.25)),
+        ),
+        images=tuple(
+            VerifyImage(
+                name=EVIL, kind="planted", label=None, picture=audit.queries[0].picture,
+                before=views[0], after=views[1],
+            )
+            for _ in range(images)
+        ),
+    )  # fmt: skip
+
+
+def test_a_verification_shows_figures_sentences_and_maps(fakes, page):
+    shown = page(verified(fakes)._repr_html_())
+    assert {"b", "script"}.isdisjoint(shown.tags)
+    assert "Better: <b>it</b>." in shown.words
+    expected = "taken in (shortcut-1)87.5% [81.2%, 93.8%]12.5% [6.2%, 18.8%]"
+    assert expected in shown.words
+    assert "gap0.5 [0.438, 0.562]0.25" in shown.words
+    assert shown.tags.count("img") == 2 * 2 * 2
+    assert len(verified(fakes, images=500)._repr_html_()) < BOUND
+
+
+def test_a_verification_draws_its_shares_and_maps(fakes):
+    record = verified(fakes)
+    found = shown_in(record.figure())
+    assert "taken in (shortcut-1) \N{DOWNWARDS ARROW}" in found
+    assert not [text for text in found if text.startswith(("gap", "unknown"))]
+    assert {"before", "after"} <= shown_in(record.map_figure())
