@@ -101,25 +101,38 @@ def fix(  # noqa: PLR0913 - one argument for each option
             show_default=False,
         ),
     ] = None,
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange",
+            help="Exchange the region's pixels among the training images as well, anew in every "
+            "epoch. By default for regions that are elsewhere in each image.",
+            rich_help_panel=CHOICE,
+            show_default=False,
+        ),
+    ] = None,
     prior: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="What attributions shall not do in an accepted region: outside-mask, "
-            "right-reasons, mask-energy, mask-l1, mask-cross-entropy.",
+            help="What attributions shall not do in an accepted region: outside-mask (the default "
+            "for a region in one place), mask-energy (for one that is elsewhere in each image), "
+            "right-reasons, mask-l1, mask-cross-entropy.",
             rich_help_panel=METHOD,
+            show_default=False,
         ),
-    ] = "outside-mask",
+    ] = None,
     prior_weights: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--prior-weights",
             metavar="NUMBERS",
             help="The weights to compare, on validation images as they are and with the region "
-            "of another image.",
+            "of another image: 10,100,1000 for a region in one place, otherwise 1,3,10.",
             rich_help_panel=METHOD,
+            show_default=False,
         ),
-    ] = "10,100,1000",
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -198,7 +211,8 @@ def fix(  # noqa: PLR0913 - one argument for each option
                 out=out,
                 accept=[name for text in accept or () for name in text.split(",")],
                 prior=prior,
-                weights=numbers(prior_weights),
+                weights=() if prior_weights is None else numbers(prior_weights),
+                exchange=exchange,
                 method=method_named(method, pairs(set_ or (), "steps=8"), normalisation=units),
                 convert=False if no_convert else None,
                 routes=load_routes(route or ()),

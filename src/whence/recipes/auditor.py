@@ -19,20 +19,11 @@ from whence.recipes.cards import class_names, dataset_card, model_card, run_card
 from whence.recipes.findings import harmful_images, sampled, suspect_labels
 from whence.recipes.groups import group_records
 from whence.recipes.harm import harm_of, lengths_of, rather_than
-from whence.recipes.likeness import Picture
 from whence.recipes.neighbours import Neighbours, neighbours_of
-from whence.recipes.proposals import image_findings, label_findings, region_findings
+from whence.recipes.proposals import Grounds, proposed
 from whence.recipes.regions import find_shortcuts
 from whence.recipes.removed import removal_record
-from whence.results import (
-    AuditRecord,
-    Finding,
-    HarmfulImage,
-    InfluenceRecord,
-    QueryRecord,
-    RegionRecord,
-    SuspectLabel,
-)
+from whence.results import AuditRecord, InfluenceRecord, QueryRecord
 
 __all__ = ["Auditor", "Settings", "Subject"]
 
@@ -264,7 +255,23 @@ class Auditor:
         reference = self.mapper.pictures_at([usable[i] for i in sampled(len(usable), THUMBNAILS)])
         regions = find_shortcuts(carried, reference, {q.index: q.picture for q in queries})
         names = class_names(classes_of(network), self.subject.classes, self.train.classes)
-        findings = self.propose(regions, suspects, harmful, reference, names)
+        findings = proposed(
+            Grounds(
+                network=network,
+                subject=self.subject,
+                train=self.train,
+                test=self.test,
+                classes=names,
+                maps=carried,
+                pictures={place: one.picture for place, one in self.mapper.pictures.items()},
+                reference=reference,
+            ),
+            regions,
+            (suspects, harmful),
+            self.settings.groups,
+            len(self.harm),
+            self.progress,
+        )
         groups = group_records(
             scores,
             self.train,
@@ -317,24 +324,6 @@ class Auditor:
             groups=groups,
             removal=removal,
             findings=findings,
-        )
-
-    def propose(
-        self,
-        regions: tuple[RegionRecord, ...],
-        suspects: tuple[SuspectLabel, ...],
-        harmful: tuple[HarmfulImage, ...],
-        reference: list[Picture],
-        names: tuple[str, ...],
-    ) -> tuple[Finding, ...]:
-        """Return what a person may accept, edit or reject."""
-        pictures = {place: one.picture for place, one in self.mapper.pictures.items()}
-        return (
-            *region_findings(
-                regions, pictures, reference, self.train, self.subject, names, self.progress
-            ),
-            *image_findings(harmful, self.settings.groups, len(self.harm), len(self.train)),
-            *label_findings(suspects, names),
         )
 
     def stood_in(self) -> tuple[str, ...]:

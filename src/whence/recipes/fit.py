@@ -50,6 +50,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     routes: Sequence[AnyRoute] = (),
     new_head: bool = False,
     intercept: bool = False,
+    any_row: bool = False,
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -82,6 +83,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
             if the old one had.
         intercept: Add the logarithm of each class's share of the training images to the logits
             in the loss, outside the network.
+        any_row: Choose among all trainings, those without a prior too.
         name: What to call the model.
         resume: Go on with what is in ``out``.
         overwrite: Replace what an earlier training left in ``out``.
@@ -138,7 +140,7 @@ def fit(  # noqa: PLR0913 - the public face: every setting of a training
     prepared(job.folder, manifest, resume=resume, overwrite=overwrite)
     before = None if new_head else job.measured(base, test or validation)
     rows = tuple(job.row(one, alone=len(candidates) == 1) for one in candidates)
-    chosen = best_of(rows, with_prior=prior is not None)
+    chosen = best_of(rows, with_prior=prior is not None and not any_row)
     made = job.loaded(next(one for one in candidates if one.name == chosen.name))
     after = job.measured(made, test or validation)
     record = FitRecord(

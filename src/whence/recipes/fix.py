@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from whence.recipes.fit_record import FitRecord, fit_text
 from whence.recipes.fit_run import CERTIFIED
 from whence.recipes.fix_plan import Plan, check_same_data, plan_of
 from whence.recipes.fix_text import fix_text
+from whence.recipes.shortcut_exchange import Exchanged
 from whence.recipes.swap import AlsoSwapped
 from whence.results import (
     Audited,
@@ -41,10 +42,13 @@ from whence.results import (
 from whence.results.fix import FixRecord, FixTraining, save_fix
 from whence.results.folder import write_whole
 
-__all__ = ["FIX_SETTINGS", "FIX_WEIGHTS", "Fixed", "fix", "load_fixed"]
+__all__ = ["FIX_PRIORS", "FIX_SETTINGS", "Fixed", "fix", "load_fixed"]
 
-FIX_WEIGHTS = (10.0, 100.0, 1000.0)
-"""The weights of the prior that are compared."""
+FIX_PRIORS: Mapping[bool, tuple[str, tuple[float, ...]]] = {
+    False: ("outside-mask", (10.0, 100.0, 1000.0)),
+    True: ("mask-energy", (1.0, 3.0, 10.0)),
+}
+"""The prior and the weights that are compared: of a region in one place, and of one that moves."""
 
 FIX_SETTINGS = TrainingSettings(epochs=6, batch_size=32, rate=2e-3, decay=0.05)
 """How a network is trained on."""
@@ -65,6 +69,10 @@ class Fixed:
     record: FixRecord
     folder: Path | None
 
+    def _repr_html_(self) -> str:
+        """Show the fix in a notebook."""
+        return self.record._repr_html_()
+
 
 def fix(  # noqa: PLR0913 - the public face: every setting of a fix
     audit: AuditRecord | str | Path,
@@ -75,8 +83,9 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
     out: str | Path | None = None,
     accept: str | Collection[str] = (),
     findings: Sequence[Finding] | None = None,
-    prior: str = "outside-mask",
-    weights: Sequence[float] = FIX_WEIGHTS,
+    prior: str | None = None,
+    weights: Sequence[float] = (),
+    exchange: bool | None = None,
     method: Method | str = "input-x-gradient",
     convert: bool | None = None,
     routes: Sequence[AnyRoute] = (),
@@ -109,8 +118,14 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
         accept: Findings to accept beside those that are accepted already: an id, several, a
             pattern such as ``"label-*"``, or ``"all"``.
         findings: The findings with their verdicts, instead of those of the audit.
-        prior: What is asked of attributions: ``outside-mask``, or another penalty with masks.
-        weights: The weights of the prior to compare.
+        prior: What is asked of attributions: ``outside-mask``, ``mask-energy`` or another penalty
+            with masks; by default as :data:`FIX_PRIORS` says.
+        weights: The weights of the prior to compare; those of :data:`FIX_PRIORS` if there are
+            none.
+        exchange: Exchange the region's pixels among the training images as well, anew in every
+            epoch, so that they tell nothing of the class; by default for regions that are
+            elsewhere in each image, such as backgrounds. The training without a prior, which
+            learns from the exchange alone, may be chosen then.
         method: Which attributions.
         convert: Make the network an X-DNN first; by default if a region was accepted.
         routes: What a conversion changes, in this order; the usual if there are none.
@@ -138,8 +153,10 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
         msg = "Without a folder there is nothing to resume. Give out=."
         raise SettingError(msg)
     whole = in_memory(train)
-    kept, choosing = parts_of(plan, whole, validation, settings.seed)
-    wanted = prior_of(plan, whole, prior, method, model)
+    usual, compared = FIX_PRIORS[plan.moves]
+    mixing = plan.shortcut is not None and (plan.moves if exchange is None else exchange)
+    kept, choosing = parts_of(plan, whole, validation, settings.seed, exchange=mixing)
+    wanted = prior_of(plan, whole, prior or usual, method, model)
     converting = wanted is not None if convert is None else convert
     with folder_for(out) as folder:
         fitted = fit(
@@ -149,7 +166,8 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
             out=folder,
             settings=settings,
             prior=wanted,
-            weights=weights if wanted is not None else (),
+            weights=(weights or compared) if wanted is not None else (),
+            any_row=mixing,
             convert=converting,
             routes=routes,
             resume=resume,
@@ -158,7 +176,15 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
             progress=progress,
         )
         record = record_of(
-            plan, audited, fitted, train, started, command, prior=wanted, converted=converting
+            plan,
+            audited,
+            fitted,
+            train,
+            started,
+            command,
+            prior=wanted,
+            converted=converting,
+            exchanged=mixing,
         )
         if is_first_process():
             save_fix(record, folder)
@@ -194,29 +220,40 @@ def check_same_model(audited: Audited, model: nn.Module | LoadedModel) -> None:
 
 
 def parts_of(
-    plan: Plan, train: ImageData, validation: ImageData | None, seed: int
+    plan: Plan, train: ImageData, validation: ImageData | None, seed: int, *, exchange: bool
 ) -> tuple[ImageData, ImageData]:
     """Return what to train on, and what to choose by."""
     left = plan.applied(train)
     if validation is None:
         kept, held = held_out(left, SHARE, seed)
-        if plan.shortcut is None:
-            return kept, held
-        origin = origins(held)
-        return kept, AlsoSwapped(
-            data=held,
-            inside=lambda places: plan.masks(torch.tensor([origin[k] for k in places])),
-            moves=plan.moves,
-            wanted=plan.classes,
-            seed=seed,
-        )
-    if plan.shortcut is None or plan.moves:
-        return left, validation
-    given = in_memory(validation)
-    return left, AlsoSwapped(
-        data=given,
-        inside=lambda places: plan.masks(torch.tensor(list(places))),
-        moves=False,
+    else:
+        kept = Part(whole=left, places=tuple(range(len(left))), title=left.title)
+        held = None
+    if exchange and plan.shortcut is not None:
+        generator = torch.Generator().manual_seed(seed)
+        mixed = Exchanged(whole=train, inside=plan.shortcut, generator=generator)
+        kept = replace(kept, whole=plan.applied(mixed))
+    if held is None:
+        return kept, choosing_by(plan, in_memory(validation or left), None, seed)
+    return kept, choosing_by(plan, held, origins(held), seed)
+
+
+def choosing_by(plan: Plan, data: ImageData, places: Sequence[int] | None, seed: int) -> ImageData:
+    """Return images to choose by: where the regions are known of them, swapped as well.
+
+    Args:
+        plan: What was accepted.
+        data: The images.
+        places: Their places in the training data; None if they are not from there.
+        seed: Of the donors.
+    """
+    if plan.shortcut is None or (plan.moves and places is None):
+        return data
+    known = tuple(range(len(data))) if places is None else tuple(places)
+    return AlsoSwapped(
+        data=data,
+        inside=lambda rows: plan.masks(torch.tensor([known[k] for k in rows])),
+        moves=plan.moves,
         wanted=plan.classes,
         seed=seed,
     )
@@ -266,6 +303,7 @@ def record_of(
     *,
     prior: Prior | None,
     converted: bool,
+    exchanged: bool,
 ) -> FixRecord:
     """Return what was done as a record."""
     shortcut = plan.shortcut
@@ -282,6 +320,7 @@ def record_of(
         dropped=plan.dropped,
         relabelled=dict(plan.relabelled),
         converted=converted,
+        exchanged=exchanged,
         x_dnn=fitted.after.homogeneous is True,
         prior=""
         if prior is None

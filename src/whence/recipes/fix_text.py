@@ -25,6 +25,8 @@ def fix_text(record: FixRecord, *, markdown: bool = False) -> str:
                 f"images: {record.prior}."
             ),
         ]
+    if record.exchanged:
+        lines += ["Its pixels were exchanged among the training images, anew in every epoch."]
     if record.masked and len(record.trainings) > 1:
         lines += [
             (

@@ -1,17 +1,28 @@
 """Proposals: what an audit found, as findings that a person accepts, edits or rejects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whence.core import ImageData, Progress
+from whence.network import Network
 from whence.recipes.audit_subject import Subject
+from whence.recipes.boxes import CarriedMap
 from whence.recipes.likeness import Box, Picture, likeness, pooled, spread_of
+from whence.recipes.shortcuts import propose_shortcuts
 from whence.results import Finding, HarmfulImage, RegionRecord, SuspectLabel
 
-__all__ = ["image_findings", "label_findings", "region_findings", "shown_in"]
+__all__ = [
+    "Grounds",
+    "image_findings",
+    "label_findings",
+    "proposed",
+    "region_findings",
+    "shown_in",
+]
 
 ALIKE = 0.7
 """How alike pixels must be to show the same mark: 1 for equal, 0 by chance."""
@@ -29,6 +40,74 @@ LABELS = 48
 """Labels proposed, at most: as many as the audit keeps pictures of."""
 
 Values = NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grounds:
+    """What proposals are made of.
+
+    Args:
+        network: The network.
+        subject: Knows how an image looks.
+        train: The training data.
+        test: The test data.
+        classes: Names of the classes.
+        maps: Training-feature maps of the audit.
+        pictures: Training images by place, among them those of the regions.
+        reference: Arbitrary training images.
+    """
+
+    network: Network
+    subject: Subject
+    train: ImageData
+    test: ImageData
+    classes: tuple[str, ...]
+    maps: Sequence[CarriedMap]
+    pictures: Mapping[int, Picture]
+    reference: Sequence[Picture]
+
+
+def proposed(
+    grounds: Grounds,
+    regions: Sequence[RegionRecord],
+    images: tuple[Sequence[SuspectLabel], Sequence[HarmfulImage]],
+    lists: Mapping[str, tuple[int, ...]],
+    wrong: int,
+    progress: Progress,
+) -> tuple[Finding, ...]:
+    """Return what a person may accept, edit or reject.
+
+    Args:
+        grounds: The networks, the data and the maps.
+        regions: Regions in one place, and marks that move.
+        images: Labels that look wrong, and images that harm predictions.
+        lists: Groups of training images that were asked for, by name.
+        wrong: How many wrong predictions were looked at.
+        progress: Told how far it is.
+    """
+    suspects, harmful = images
+    return (
+        *region_findings(
+            regions,
+            grounds.pictures,
+            grounds.reference,
+            grounds.train,
+            grounds.subject,
+            grounds.classes,
+            progress,
+        ),
+        *propose_shortcuts(
+            grounds.network,
+            grounds.train,
+            grounds.test,
+            classes=grounds.classes,
+            maps=grounds.maps,
+            progress=progress,
+        ),
+        *image_findings(harmful, lists, wrong, len(grounds.train)),
+        *label_findings(suspects, grounds.classes),
+    )
 
 
 def region_findings(

@@ -54,6 +54,7 @@ class FixRecord:
         seconds: How long all took.
         command: The command, if there was one.
         created: When.
+        exchanged: Whether the region's pixels were exchanged among the training images.
     """
 
     model: str
@@ -73,6 +74,7 @@ class FixRecord:
     seconds: float
     command: str
     created: str
+    exchanged: bool = False
 
     def _repr_html_(self) -> str:
         """Show the fix in a notebook: what was accepted, and the trainings."""
