@@ -219,7 +219,7 @@ CASES: dict[str, tuple[Callable[[int], Case], Settings, tuple[str, ...]]] = {
     "digits": (digits, Settings(epochs=8, rate=2e-3, more=5, more_rate=1e-3, weight=10.0), ()),
     "CIFAR-10": (
         cifar,
-        Settings(epochs=12, rate=4e-3, more=5, more_rate=1e-3, weight=3.0),
+        Settings(epochs=12, rate=4e-3, more=5, more_rate=1e-3, weight=10.0),
         ("cifar10_lossless.npz",),
     ),
     SCENES: (
