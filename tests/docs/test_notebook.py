@@ -40,7 +40,7 @@ CELLS = {
     "scores.proponents(4)": "Ranking",
     "training_features(scores, 0, digits.train, [3, 5])": "Training features",
     "network.homogeneity(images)": "Homogeneity",
-    "x_dnn(model, images).report": "Conversion",
+    "x_dnn(model, images)": "Conversion",
 }
 
 

@@ -50,6 +50,10 @@ class Conversion:
     report: ConversionReport
     network: Network
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what changed."""
+        return self.report._repr_html_()
+
     def __iter__(self) -> Iterator[nn.Module | ConversionReport]:
         """Yield the model and the report."""
         yield self.model

@@ -9,6 +9,7 @@ import torch
 
 from whence.adapters import LoadedModel
 from whence.core import ImageData, Margin, Progress, silent
+from whence.display import card, facts, table
 from whence.errors import DataError, MismatchError
 from whence.gradients import Projection, SparseProjection
 from whence.index import Manifest, manifest_of, verify
@@ -63,6 +64,12 @@ class Answer:
     candidates: int
     scored: int
     rows: int
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what was found."""
+        told = {"predicted": self.prediction, "confidence": f"{self.confidence:.1%}"}
+        rows = [(one.index, one.name, one.label, f"{one.score:+.3g}") for one in self.found]
+        return card(self.name, facts(told), table(("image", "name", "label", "score"), rows))
 
 
 def build_index(
