@@ -152,6 +152,8 @@ def audit(  # noqa: PLR0913 - one argument for each option
     learning_rate: Annotated[
         list[float] | None,
         typer.Option(
+            "--rate",
+            "--learning-rate",
             metavar="RATE",
             help="The learning rate at each checkpoint, for tracin and gas; 1 by default.",
             rich_help_panel=METHOD,

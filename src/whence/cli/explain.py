@@ -68,6 +68,10 @@ def explain(  # noqa: PLR0913 - one argument for each option
             rich_help_panel=METHOD,
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels of the images, for --target label."),
+    ] = None,
     references: Annotated[
         str | None,
         typer.Option(
@@ -129,9 +133,9 @@ def explain(  # noqa: PLR0913 - one argument for each option
         chosen = method_named(method, settings, normalisation=loaded.preprocessing.normalisation)
         if references is not None:
             chosen = with_references(chosen, references, loaded)
-        data = load_images(source, loaded)
+        data = load_images(source, loaded, labels=labels)
         batches = list(data.batches(count, spread(len(data), count)))
-        images, labels, indices = (
+        images, known, indices = (
             torch.cat([getattr(batch, part) for batch in batches])
             for part in ("images", "labels", "indices")
         )
@@ -144,7 +148,7 @@ def explain(  # noqa: PLR0913 - one argument for each option
                 target=class_of(target, loaded),
                 versus=None if versus is None else class_of(versus, loaded),
                 method=chosen,
-                labels=labels[:count] if data.labels is not None else None,
+                labels=known[:count] if data.labels is not None else None,
                 batch_size=batch_size,
                 fast=fast,
                 names=names[:count],

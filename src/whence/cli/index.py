@@ -184,6 +184,12 @@ def query(  # noqa: PLR0913 - one argument for each option
     model: Model,
     train: Train,
     train_labels: TrainLabels = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Labels of the images, for --true.", rich_help_panel=DATA
+        ),
+    ] = None,
     weights: Weights = None,
     download: Download = False,
     classes: Classes = None,
@@ -226,6 +232,7 @@ def query(  # noqa: PLR0913 - one argument for each option
             min=0, help="Training images drawn to measure the recall of the candidates; 0: none."
         ),
     ] = 200,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     batch_size: Batch = 32,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -249,7 +256,7 @@ def query(  # noqa: PLR0913 - one argument for each option
         download=download,
     )
     data = load_images(train, loaded, labels=train_labels)
-    asked = load_images(images, loaded)
+    asked = load_images(images, loaded, labels=labels)
     with bars(quiet=as_json) as progress:
         answers = query_index(
             loaded,
@@ -263,6 +270,7 @@ def query(  # noqa: PLR0913 - one argument for each option
             k=k,
             candidates=candidates,
             sample=sample,
+            seed=seed,
             batch_size=batch_size,
             progress=progress,
         )

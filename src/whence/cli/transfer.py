@@ -117,6 +117,7 @@ def transfer(  # noqa: PLR0913 - one argument for each option
     target: Annotated[
         str,
         typer.Option(
+            metavar="CLASS",
             help="The class that is explained: predicted (by the generating network), or label.",
             rich_help_panel=METHOD,
         ),
