@@ -109,9 +109,11 @@ class Lessons:
             raise SettingError(msg)
         return data
 
-    def fingerprints(self, permuted: object) -> dict[str, object]:
+    def fingerprints(self, permuted: Model | Mapping[str, Model] | None) -> dict[str, object]:
         """Return what decides what comes of the trainings, as plain values."""
-        given = permuted if isinstance(permuted, Mapping) else {"": permuted} if permuted else {}
+        if permuted is None:
+            permuted = {}
+        given = permuted if isinstance(permuted, Mapping) else {"": permuted}
         modules = {name: subject_of(one, None).module for name, one in given.items()}
         return {
             "train": {name: data.fingerprint() for name, data in (self.train or {}).items()},
