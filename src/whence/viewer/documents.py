@@ -14,8 +14,10 @@ __all__ = ["TEMPLATES", "render_document"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-FILES = ("fit.json", "manifest.json")
+FILES = ("fix.json", "fit.json", "manifest.json")
 """Documents that are shown as they are."""
+
+TITLES = {"fit": "Training", "fix": "Fix", "index": "Index of gradients"}
 
 MOST_ROWS = 200
 """Rows of a table that are shown; the file holds all."""
@@ -55,15 +57,14 @@ def render_document(folder: Path, bar: Bar) -> str:
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read: {error}."
         raise RecordError(msg) from error
-    if not isinstance(document, dict) or document.get("whence") not in ("fit", "index"):
+    if not isinstance(document, dict) or document.get("whence") not in TITLES:
         msg = f"{path} is no result of whence."
         raise RecordError(msg)
     kind = str(document.pop("whence"))
-    titles = {"fit": "Training", "index": "Index of gradients"}
     return render(
         "document.html.j2",
         {
-            "kind": titles[kind],
+            "kind": TITLES[kind],
             "title": str(document.get("model") or folder.name),
             "file": path.name,
             "notes": tuple(str(note) for note in document.pop("notes", ())),

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any, final
 
 from whence.errors import RecordError
-from whence.report import Bar, render_evaluation, render_explanation, render_report, render_transfer
+from whence.report import (
+    Bar,
+    render_evaluation,
+    render_explanation,
+    render_report,
+    render_transfer,
+    render_verify,
+)
 from whence.results import load_audit, load_explanation, load_transfer
 from whence.results.evaluation import load_evaluation
+from whence.results.verify import load_verify
 from whence.viewer.documents import render_document
 
 __all__ = ["KINDS", "Kind", "kind_of", "page_of"]
@@ -48,6 +56,7 @@ KINDS = (
             "groups.csv",
             "removal.csv",
             "findings.toml",
+            "run.toml",
         ),
     ),
     Kind(
@@ -70,6 +79,13 @@ KINDS = (
         files=("transfer.csv", "transfer.md", "heat.svg", "heat.png"),
         framed=False,
     ),
+    Kind(
+        name="verification",
+        file="verify.json",
+        page=lambda folder, bar: render_verify(load_verify(folder), bar=bar),
+        files=("arrays.npz", "verify.csv", "verify.md"),
+    ),
+    Kind(name="fix", file="fix.json", page=render_document, files=("fit.json",)),
     Kind(name="fit", file="fit.json", page=render_document, files=("report.md",)),
     Kind(name="index", file="manifest.json", page=render_document, files=()),
 )
@@ -134,6 +150,7 @@ def check(folder: Path) -> None:
         "explanation": load_explanation,
         "evaluation": load_evaluation,
         "transfer": load_transfer,
+        "verification": load_verify,
     }
     reader = readers.get(kind.name)
     if reader is not None:
