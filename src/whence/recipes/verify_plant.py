@@ -258,9 +258,9 @@ def others_of(plan: Plan, train: ImageData) -> Images:
 def plant(
     image: Images,
     one: Finding,
-    donors: Images,
+    donors: Tensor,
     inside: Tensor,
-    others: Images,
+    others: Tensor,
     own: Tensor | None,
     generator: torch.Generator,
 ) -> tuple[Images, Images, Images, bool, Tensor]:
