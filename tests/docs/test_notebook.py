@@ -13,7 +13,8 @@ SETUP = """
 import torch, whence
 from torch import nn
 from whence.convert import x_dnn
-from whence.core import Margin
+from whence.attribution import InputXGradient, attribute
+from whence.core import Margin, ModelScalar, logit
 from whence.influence import influence
 from whence.recipes import planted_digits
 from whence.training_features import training_features
@@ -36,6 +37,7 @@ CELLS = {
         "Explanation"
     ),
     "whence.explain(model, images, method='gradient').record": "Explanation",
+    "attribute(InputXGradient(), ModelScalar(model, logit(3)), images)": "Attribution",
     "scores": "Influence",
     "scores.proponents(4)": "Ranking",
     "training_features(scores, 0, digits.train, [3, 5])": "Training features",

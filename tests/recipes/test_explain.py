@@ -201,6 +201,14 @@ def test_a_figure_has_a_column_for_each_image(model, images, tmp_path):
         explain(model, images, method="gradient").plot(tmp_path / "figure.gif")
 
 
+def test_a_figure_may_be_a_pdf_for_a_paper(model, images, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra 'figures'")
+    result = explain(model, images, method="gradient")
+    path = result.plot(tmp_path / "figure.pdf")
+    assert path.read_bytes() == result.figure().content("pdf")
+    assert path.read_bytes().startswith(b"%PDF")
+
+
 def test_pictures_go_through_the_preprocessing(model):
     units = declared_preprocessing({"size": 8, "mean": 0.5, "std": 0.25}, "a test")
     pixels = torch.full((1, 3, 8, 8), 51 / 255)

@@ -21,6 +21,7 @@ from whence.core import (
     check_finite_images,
     check_images,
 )
+from whence.display import card, facts, table
 from whence.errors import NumericsError, SettingError, ShapeError
 from whence.network import Network
 
@@ -94,6 +95,18 @@ class Attribution:
     def blank(self) -> Tensor:
         """Whether an image's map is zero everywhere: nothing speaks for the value; ``(b,)``."""
         return (self.values == 0).flatten(1).all(dim=1)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the values add up to."""
+        gaps = [None] * len(self.total) if self.gap is None else self.gap.tolist()
+        sums = zip(self.explained.tolist(), self.total.tolist(), gaps, strict=True)
+        rows = [
+            (image, explained, total, "" if gap is None else f"{gap:.2%}")
+            for image, (explained, total, gap) in enumerate(sums)
+        ]
+        told = {"method": self.method, "passes": f"{self.cost:.4g}", "": self.warning}
+        head = ("image", "explained", "total", "gap")
+        return card("Attribution", facts(told), table(head, rows))
 
 
 def attribute(method: Method, f: ScalarFn, images: Images) -> Attribution:
