@@ -13,6 +13,15 @@ QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 COLUMNS = {"against": "the shortcut against the class", "clean": "with the class, or without it"}
 TAKEN = "taken in"
+TOLD = "tells the class in training images"
+EVIDENCE = (
+    TOLD,
+    "tells the class in audited images",
+    "evidence that points to the label",
+    "evidence from elsewhere that does",
+    "share of the influence",
+    "share of the area of these images",
+)
 JUDGED = ("overlap", "precision", "recall", "rest")
 
 
@@ -29,27 +38,47 @@ def interval(values: Sequence[float], *, percent: bool = True) -> str:
 
 def table(name: str, cells: Sequence[Cell]) -> str:
     """Return the table of one case as markdown."""
-    names = list(dict.fromkeys(c["row"] for c in cells if c["row"] != "found"))
     found = [c for c in cells if c["row"] == "found"]
     if not found:
         return f"## {name}\n\nNot run: its data are not at hand.\n"
     planted = any(TAKEN in c for c in cells)
-    heads = [*COLUMNS.values(), *(["taken in by the patch"] if planted else []), "CPU s"]
-    lines = [f"| | {' | '.join(heads)} |", f"|--|{'--|' * len(heads)}"]
-    for row in names:
+    columns = COLUMNS | ({TAKEN: "taken in by the patch"} if planted else {"both": "both, mean"})
+    lines = [
+        f"| | {' | '.join(columns.values())} | seeds | CPU s |",
+        f"|--|{'--|' * len(columns)}--|--|",
+    ]
+    for row in dict.fromkeys(c["row"] for c in cells):
         own = [c for c in cells if c["row"] == row and "clean" in c]
-        if not own:
-            continue
-        keys = [*COLUMNS, *([TAKEN] if planted else [])]
-        figures = [interval([c[key] for c in own]) for key in keys]
-        figures.append(f"{mean(c['cpu'] for c in own):.0f}")
-        lines.append(f"| {row} | {' | '.join(figures)} |")
+        if own:
+            for c in own:
+                c["both"] = (c["clean"] + c["against"]) / 2
+            figures = [interval([c[key] for c in own]) for key in columns]
+            seconds = f"{mean(c['cpu'] for c in own):.0f}"
+            lines.append(f"| {row} | {' | '.join(figures)} | {len(own)} | {seconds} |")
     judged = "; ".join(f"{key} {interval([c[key] for c in found])}" for key in JUDGED)
     missed = sum(not c["findings"] for c in found)
     return (
-        f"## {name}, {len(found)} seeds\n\n"
-        f"Found in {len(found) - missed} of {len(found)} seeds, judged by the exact masks in "
-        f"per cent: {judged}.\n\n" + "\n".join(lines) + "\n"
+        f"## {name}\n\n"
+        f"Found in {len(found) - missed} of {len(found)} seeds. Judged by the exact masks, in per "
+        f"cent: {judged} (*rest*: how much of all other pixels is proposed as well).\n\n"
+        f"{evidence(found)}" + "\n".join(lines) + "\n"
+    )
+
+
+def evidence(found: Sequence[Cell]) -> str:
+    """Return what spoke for the appearances that were proposed, if any were."""
+    every = [one for c in found for one in c["evidence"] if TOLD in one]
+    if not every:
+        return ""
+    lines = [
+        f"- {key}: {interval([one[key] for one in every if key in one])}"
+        for key in EVIDENCE
+        if any(key in one for one in every)
+    ]
+    largest = max(one["p"] for one in every)
+    return (
+        f"What spoke for them, mean over {len(every)} appearances, in per cent; the largest p is "
+        f"{largest:g}:\n\n" + "\n".join(lines) + "\n\n"
     )
 
 
