@@ -72,6 +72,11 @@ def demo(
     say(f"\n{bold('Held against the truth')}")
     say(table([(f"  {label}", value) for label, value in verdict(shown)]))
     say(faint("  figures of one seed; try another: whence demo --seed 1"))
+    given = f"--model {out}/network.py:network --train {out}/data.npz#train"
+    say(f"\n{bold('Put it right')}")
+    say(f"  accept findings in {out / 'findings.toml'}, or with --accept, then")
+    say(f"  whence fix {out} {given} --accept shortcut-1 --out fixed")
+    say(f"  whence verify {out} fixed {given} --test {out}/data.npz#test --out verified")
 
 
 def figures(shown: "Demonstration") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from whence.adapters import LoadedModel
 from whence.core import Progress, silent
 from whence.influence import Scorer
 from whence.recipes.audit import audit
+from whence.recipes.demo_case import pictured, save_case
 from whence.recipes.digits import PlantedDigits, planted_digits, train_network
 from whence.results import AuditRecord, InfluenceRecord
 
@@ -85,7 +86,8 @@ def demonstrate(
     Under a minute on two cores.
 
     Args:
-        out: The folder for the report; nothing is written if None.
+        out: The folder for the report, and for the network and its data, which every command can
+            take up; nothing is written if None.
         seed: Of everything that is drawn.
         score: How gradients become scores; see ``whence.influence.SCORERS``.
         overwrite: Replace an earlier result in ``out``.
@@ -99,14 +101,16 @@ def demonstrate(
     model = train_network(digits, seed=seed, progress=progress)
     record = audit(
         model,
-        digits.train,
-        digits.test,
+        pictured(digits.train, digits),
+        pictured(digits.test, digits),
         out=out,
         score=score,
         overwrite=overwrite,
         command=command,
         progress=progress,
     )
+    if out is not None:
+        save_case(Path(out), digits, model)
     return compared(digits, record, predictions_of(model, digits))
 
 

@@ -3,7 +3,10 @@
 from whence.recipes.fit_record import grid, percent, titled
 from whence.results.fix import FixRecord
 
-__all__ = ["fix_text"]
+__all__ = ["count_of", "fix_text"]
+
+SHOWN = 8
+"""Findings of one action that are listed; of labels there may be many."""
 
 
 def fix_text(record: FixRecord, *, markdown: bool = False) -> str:
@@ -15,7 +18,12 @@ def fix_text(record: FixRecord, *, markdown: bool = False) -> str:
     """
     lines = titled("Accepted, and done", markdown=markdown)
     rows = [["finding", "done", "training images"]]
-    rows += [[one.id, f"{one.action}", str(count_of(record, one.id))] for one in record.findings]
+    for action in dict.fromkeys(one.action for one in record.findings):
+        own = [one for one in record.findings if one.action == action]
+        rows += [[one.id, action, str(count_of(record, one.id))] for one in own[:SHOWN]]
+        more = sum(count_of(record, one.id) for one in own[SHOWN:])
+        if more:
+            rows.append([f"and {len(own) - SHOWN} more", action, str(more)])
     lines += grid(rows, markdown=markdown)
     if record.masked:
         lines += [
