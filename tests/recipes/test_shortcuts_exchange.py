@@ -31,7 +31,7 @@ def drawn(seed=0):
 def test_inside_are_pixels_of_other_images_and_outside_nothing_changes():
     images = numbered()
     inside = box(0, 0, SIDE, 6).expand(COUNT, -1, -1, -1)
-    found = exchanged(images, inside, images, inside, drawn())
+    found = exchanged(images, inside, images, inside, drawn(), stamp=False)
     assert torch.equal(found[:, :, 6:], images[:, :, 6:])
     here = found[:, 0, :6].flatten(1)
     assert (here == here[:, :1]).all()  # one donor has all the pixels that are asked for
@@ -44,11 +44,21 @@ def test_where_the_first_donors_shortcut_does_not_reach_another_donor_gives_pixe
     inside = box(0, 0, SIDE, SIDE).expand(COUNT, -1, -1, -1).clone()
     inside[::2, :, :4] = False
     inside[1::2, :, 4:] = False
-    found = exchanged(images, inside, images, inside, drawn())
+    found = exchanged(images, inside, images, inside, drawn(), stamp=False)
     lower, upper = found[::2, 0, 4:], found[1::2, 0, :4]
     assert torch.equal(found[::2, :, :4], images[::2, :, :4])
     right = [(part % 2 == kind).float().mean() for part, kind in ((lower, 0), (upper, 1))]
-    assert min(right) > 0.8  # four donors, each with the right half by even odds
+    assert min(right) > 0.95  # eight donors, each with the right half by even odds
+
+
+def test_no_object_of_another_image_gets_into_a_ground():
+    images = numbered()
+    inside = torch.ones(COUNT, 1, SIDE, SIDE, dtype=torch.bool)
+    inside[1:, :, 2:4, 2:4] = False
+    found = exchanged(images, inside, images, inside, drawn(), stamp=False)
+    assert torch.equal(found[1:, :, 2:4, 2:4], images[1:, :, 2:4, 2:4])
+    assert torch.equal(found[0, :, 2:4, 2:4], images[0, :, 2:4, 2:4])  # nobody's ground is there
+    assert (found[:, 0, 0, 0] != images[:, 0, 0, 0]).float().mean() > 0.9
 
 
 def test_a_stamp_is_taken_off_and_put_on_others():
@@ -56,11 +66,13 @@ def test_a_stamp_is_taken_off_and_put_on_others():
     inside = torch.zeros(COUNT, 1, SIDE, SIDE, dtype=torch.bool)
     inside[:20, :, 1:3, 1:3] = True
     images[inside] = 1
-    found = exchanged(images, inside, images, inside, drawn(3))
+    found = exchanged(images, inside, images, inside, drawn(3), stamp=True)
     assert found[:, :, 3:].sum() == 0
     carries = torch.cat(
         [
-            exchanged(images, inside, images, inside, drawn(k))[:, 0, 1:3, 1:3].mean(dim=(1, 2))
+            exchanged(images, inside, images, inside, drawn(k), stamp=True)[:, 0, 1:3, 1:3].mean(
+                dim=(1, 2)
+            )
             for k in range(20)
         ]
     ).view(20, COUNT)
@@ -120,4 +132,15 @@ def test_masks_that_do_not_fit_are_refused_with_the_numbers():
         next(data.batches(4))
     images = numbered()
     with pytest.raises(ShapeError, match="need masks"):
-        exchanged(images, box(0, 0, 2, 2), images, box(0, 0, 2, 2), drawn())
+        exchanged(images, box(0, 0, 2, 2), images, box(0, 0, 2, 2), drawn(), stamp=True)
+
+
+def test_what_covers_little_of_the_images_that_have_it_is_a_stamp_and_the_rest_a_ground():
+    whole = TensorData(images=numbered())
+    some = torch.zeros(COUNT, 1, SIDE, SIDE, dtype=torch.bool)
+    some[:3, :, :4, :4] = True
+    assert Exchanged(whole=whole, inside=some, generator=drawn()).is_stamp
+    some[:3] = True
+    assert not Exchanged(whole=whole, inside=some, generator=drawn()).is_stamp
+    some[3:20, :, :2, :2] = True
+    assert Exchanged(whole=whole, inside=some, generator=drawn()).is_stamp

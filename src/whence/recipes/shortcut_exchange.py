@@ -12,7 +12,7 @@ from whence.errors import ShapeError
 
 __all__ = ["Exchanged", "exchanged"]
 
-DONORS = 4
+DONORS = 8
 """Other images that are asked for pixels of their own shortcut, one after the other."""
 
 POOL = 256
@@ -28,8 +28,9 @@ class Exchanged:
     """A dataset in which the shortcut of every image is exchanged for that of others.
 
     Pixels inside an image's mask are taken from other images, whatever their class: of a ground,
-    where it is inside their masks as well; of a stamp, which covers up to a quarter of an image,
-    from one image as it is there, whose own stamp is put on as well. So the shortcut is still
+    where it is inside their masks as well (a place that is inside none of them keeps its own); of
+    a stamp, which covers up to a quarter of an image, from one image as it is there, whose own
+    stamp is put on as well. So the shortcut is still
     there, but tells nothing of the class any more. What is outside an image's mask stays, unless
     a stamp is put on it.
 
@@ -84,9 +85,18 @@ class Exchanged:
             inside = self.masks(batch.indices)
             pool = batch.images if pool is None else torch.cat([pool, batch.images])[-POOL:]
             theirs = inside if theirs is None else torch.cat([theirs, inside])[-POOL:]
-            new = exchanged(batch.images, inside, pool, theirs, self.generator)
+            new = exchanged(batch.images, inside, pool, theirs, self.generator, stamp=self.is_stamp)
             drawn = torch.rand(len(new), 1, 1, 1, generator=self.generator) < self.share
             yield replace(batch, images=torch.where(drawn.to(new.device), new, batch.images))
+
+    @property
+    def is_stamp(self) -> bool:
+        """Whether the shortcut is something put on images, which covers little of those it is on.
+
+        A mean over the images that have it, so that all are treated alike.
+        """
+        shares = self.inside.flatten(1).double().mean(dim=1)
+        return not bool((shares > 0).any()) or float(shares[shares > 0].mean()) <= STAMP
 
     def masks(self, places: Tensor) -> Tensor:
         """Return the masks of some images, ``(b, 1, h, w)``.
@@ -110,7 +120,13 @@ class Exchanged:
 
 
 def exchanged(
-    images: Images, inside: Tensor, donors: Tensor, theirs: Tensor, generator: torch.Generator
+    images: Images,
+    inside: Tensor,
+    donors: Tensor,
+    theirs: Tensor,
+    generator: torch.Generator,
+    *,
+    stamp: bool,
 ) -> Images:
     """Return images whose shortcut is that of donors drawn at random.
 
@@ -120,6 +136,7 @@ def exchanged(
         donors: Images to draw from, ``(m, c, h, w)``.
         theirs: Where the shortcut is in those, ``(m, 1, h, w)`` of truths.
         generator: What is drawn with.
+        stamp: Whether the shortcut is something put on images; otherwise it is a ground.
 
     Raises:
         ShapeError: Masks that do not fit the images.
@@ -131,18 +148,12 @@ def exchanged(
     device = images.device
     inside = inside.to(device)
     drawn = [torch.randint(len(donors), (len(images),), generator=generator) for _ in range(DONORS)]
-    first, stamps = donors[drawn[0]].to(device), theirs[drawn[0]].to(device)
-    found = torch.where(inside & is_small(inside), first, images)
-    missing = inside & ~is_small(inside)
+    if stamp:
+        first, theirs_on = donors[drawn[0]].to(device), theirs[drawn[0]].to(device)
+        return torch.where(inside | theirs_on, first, images)
+    found, missing = images, inside
     for rows in drawn:
         use = missing & theirs[rows].to(device)
         found = torch.where(use, donors[rows].to(device), found)
         missing = missing & ~use
-    found = torch.where(missing, first, found)
-    return torch.where(stamps & is_small(stamps), first, found)
-
-
-def is_small(inside: Tensor) -> Tensor:
-    """Return which masks cover so little that they are of a stamp, ``(b, 1, 1, 1)``."""
-    share = inside.flatten(1).double().mean(dim=1)
-    return (share <= STAMP).view(-1, 1, 1, 1)
+    return found
