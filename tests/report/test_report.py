@@ -168,10 +168,10 @@ def test_the_ends_of_each_scale_are_written(fakes):
     assert text.count(f"±{words.number(symmetric_limit(maps), 2)}") >= len(maps)
 
 
-def test_one_scale_is_a_choice_of_the_reader_and_off_at_first(page):
+def test_training_images_share_one_scale_unless_the_reader_wants_each_its_own(page):
     (box,) = [one for one in page.all("input") if one["id"] == "one-scale"]
-    assert "checked" not in box
-    assert "one-scale" not in page.all("html")[0]["class"].split()
+    assert "checked" in box
+    assert "one-scale" in page.all("html")[0]["class"].split()
     style = (TEMPLATES / "style.css").read_text("utf-8")
     assert ":root:not(.one-scale) .one, .one-scale .own { display: none" in style
     assert (

@@ -8,6 +8,7 @@ from whence.report.explanation import explanation_views
 from whence.report.findings import group_views, harmful_views, removal_view
 from whence.report.shell import Bar, render
 from whence.report.shots import PERCENTILE, Album
+from whence.report.summary import summary_sentences
 from whence.report.views import audit_views
 from whence.results.check import check_audit, check_explanation
 from whence.results.folder import write_whole
@@ -60,6 +61,7 @@ def render_report(record: AuditRecord, *, bar: Bar | None = None) -> str:
         "audit.html.j2",
         {
             "record": record,
+            "sentences": summary_sentences(record),
             "queries": queries,
             "summed": any(one.cells or one.training_cells for one in queries),
             "regions": regions,

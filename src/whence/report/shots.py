@@ -58,6 +58,8 @@ class Heat:
         shared: On the scale that it shares with others, if it does.
         shared_end: Where that one ends.
         smooth: Whether it is drawn smoothly, being summed over cells.
+        limit: Where its own scale ends, as a number.
+        shared_limit: Where the shared one ends.
     """
 
     own: str
@@ -65,6 +67,8 @@ class Heat:
     shared: str = ""
     shared_end: str = ""
     smooth: bool = False
+    limit: float = 0.0
+    shared_limit: float = 0.0
 
 
 @final
@@ -125,6 +129,8 @@ def drawn(values: Map, shared: float | None = None) -> Heat:
         shared="" if shared is None else data_uri(heat_png(layer, shared)),
         shared_end="" if shared is None else end_of(shared),
         smooth=layer.shape != values.shape,
+        limit=own,
+        shared_limit=shared or 0.0,
     )
 
 

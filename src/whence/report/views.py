@@ -52,6 +52,7 @@ class QueryView:
 
     anchor: str
     number: int
+    place: int
     name: str
     shot: Shot
     thumb: Shot
@@ -158,6 +159,7 @@ def _query_view(
     return QueryView(
         anchor=f"image-{at}",
         number=at,
+        place=query.index,
         name=query.name,
         shot=shot_of(query.picture, picture, heat),
         thumb=shot_of(query.picture, thumb),

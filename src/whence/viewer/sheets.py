@@ -118,6 +118,8 @@ class Sheets:
             "views": views,
             "panels": found.question.panels,
             "agreement": agreement,
+            # Values of different methods have different units: each map keeps its own scale then.
+            "same": len({panel.method for panel in found.question.panels}) == 1,
             "trace": None if found.trace is None else trace_view(found.trace),
             "live": live,
             "model": found.maps[0].model,

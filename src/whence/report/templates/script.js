@@ -100,6 +100,89 @@
       lens.showModal();
     });
   }
+  /* The enlarged picture as a file: as large as it is shown, with the map as dense as it is. */
+  const save = byId("lens-save");
+  const paint = (frame) => {
+    const layers = [...frame.querySelectorAll("img")].filter((one) => getComputedStyle(one).display !== "none");
+    const first = layers[0];
+    const times = Math.max(1, Math.round(640 / Math.max(first.naturalWidth, first.naturalHeight)));
+    const canvas = document.createElement("canvas");
+    canvas.width = first.naturalWidth * times;
+    canvas.height = first.naturalHeight * times;
+    const pen = canvas.getContext("2d");
+    for (const one of layers) {
+      const style = getComputedStyle(one);
+      pen.imageSmoothingEnabled = style.imageRendering !== "pixelated";
+      pen.globalAlpha = Number(style.opacity);
+      pen.filter = style.filter;
+      pen.drawImage(one, 0, 0, canvas.width, canvas.height);
+    }
+    return canvas;
+  };
+  save.addEventListener("click", () => {
+    save.href = paint(byId("lens-shot")).toDataURL("image/png");
+    save.download = byId("lens-title").textContent.replace(/[^\w.-]+/g, "-") + ".png";
+  });
+
+  /* The value under the pointer, read back from the map's colours: opacity is size, hue is sign. */
+  const probe = byId("probe");
+  const pens = new WeakMap();
+  const penOf = (image) => {
+    if (!pens.has(image)) {
+      const canvas = document.createElement("canvas");
+      canvas.width = image.naturalWidth;
+      canvas.height = image.naturalHeight;
+      const pen = canvas.getContext("2d", { willReadFrequently: true });
+      pen.drawImage(image, 0, 0);
+      pens.set(image, pen);
+    }
+    return pens.get(image);
+  };
+  const valueAt = (image, x, y) => {
+    const box = image.getBoundingClientRect();
+    const across = Math.min(Math.max(Math.floor((x - box.left) / box.width * image.naturalWidth), 0), image.naturalWidth - 1);
+    const down = Math.min(Math.max(Math.floor((y - box.top) / box.height * image.naturalHeight), 0), image.naturalHeight - 1);
+    const [red, , blue, alpha] = penOf(image).getImageData(across, down, 1, 1).data;
+    const strength = Math.min((alpha / 255 / 0.94) ** (4 / 3), 1);
+    const value = strength * Number(image.dataset.end);
+    if (value === 0) return "0";
+    const beyond = strength > 0.995 ? "\u2265\u202f" : "\u2248\u202f";
+    return (red > blue ? "for " : "against ") + beyond + value.toPrecision(2);
+  };
+  addEventListener("pointermove", (event) => {
+    const frame = event.target instanceof Element ? event.target.closest(".frame.mapped") : null;
+    const image = frame && [...frame.querySelectorAll(".heat")].find((one) => getComputedStyle(one).display !== "none");
+    probe.hidden = !image || !image.complete || !image.dataset.end;
+    if (probe.hidden) return;
+    const owner = lens.open ? lens : document.body;
+    if (probe.parentNode !== owner) owner.append(probe);
+    probe.textContent = valueAt(image, event.clientX, event.clientY);
+    probe.style.left = Math.min(event.clientX + 14, innerWidth - 130) + "px";
+    probe.style.top = event.clientY + 16 + "px";
+  }, { passive: true });
+
+  /* Tables as files. */
+  for (const table of document.querySelectorAll(".scroll > table")) {
+    const link = document.createElement("a");
+    link.href = "#";
+    link.textContent = "CSV";
+    link.download = (table.parentNode.getAttribute("aria-label") || "table").toLowerCase().replace(/[^\w.-]+/g, "-") + ".csv";
+    link.setAttribute("aria-label", "Save this table as CSV");
+    link.addEventListener("click", () => {
+      const cell = (one) => {
+        const whole = one.querySelector("[title]");
+        const text = (one.querySelector(".name") && whole ? whole.title : one.textContent).replace(/\s+/g, " ").trim();
+        return '"' + text.replaceAll('"', '""') + '"';
+      };
+      const lines = [...table.rows].map((row) => [...row.cells].map(cell).join(","));
+      link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(lines.join("\r\n") + "\r\n");
+    });
+    const line = document.createElement("p");
+    line.className = "csv";
+    line.append(link);
+    table.parentNode.after(line);
+  }
+
   lens.addEventListener("click", (event) => { if (event.target === lens) lens.close(); });
 
   /* Keys. */
