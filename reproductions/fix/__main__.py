@@ -11,6 +11,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from reproductions.fix.report import page, table
 
 REPOSITORY = Path(__file__).parents[2]
 
-SEEDS = {"digits": (11, 12, 13, 14, 15), "CIFAR-10": (11, 12, 13), SCENES: (11, 12, 13, 14, 15)}
+SEEDS = {"digits": (11, 12, 13), "CIFAR-10": (11, 12, 13), SCENES: (11, 12, 13, 14, 15)}
 """Seeds that are reported; settings were chosen on seeds 0 and 1."""
 
-DEMO = {"digits": (11, 12, 13), "CIFAR-10": (11, 12, 13)}
+DEMO = {name: SEEDS[name] for name in ("digits", "CIFAR-10")}
 
 PLANTED = (
     "trained on as it is",
@@ -136,10 +137,21 @@ class Run:
         return model, found
 
 
+def plan(
+    chosen: Mapping[str, Sequence[int]], *, demo: bool
+) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """Yield cases, seeds and ways: what the demonstration compares first, the rest afterwards."""
+    for name, numbers in chosen.items():
+        yield from ((name, seed, PLANTED) for seed in numbers)
+    for seed in () if demo else chosen.get(SCENES, ()):
+        yield SCENES, seed, (FAIR, *(row for row in ROWS if row not in PLANTED))
+
+
 def main() -> int:
     """Run the cells that are missing, print the tables, and write the page."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--demo", action="store_true", help="digits and CIFAR-10 alone")
+    parser.add_argument("--finished", action="store_true", help="run nothing: finished cells")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--rows", default="", help="ways whose name holds this")
     parser.add_argument("--seeds", type=int, nargs="*", help="other seeds")
@@ -154,13 +166,8 @@ def main() -> int:
     run = Run(options.out)
     seeds = DEMO if options.demo else SEEDS
     chosen = {name: options.seeds or own for name, own in seeds.items() if options.only in name}
-    rest = tuple(row for row in ROWS if row not in PLANTED)
-    for rows in (PLANTED,) if options.demo else (PLANTED, rest):
-        for name, numbers in chosen.items():
-            reference = (FAIR,) if name == SCENES and rows == rest else ()
-            wanted = tuple(row for row in (*reference, *rows) if options.rows in row)
-            for seed in numbers:
-                run.seed(name, seed, wanted)
+    for name, seed, rows in () if options.finished else plan(chosen, demo=options.demo):
+        run.seed(name, seed, tuple(row for row in rows if options.rows in row))
     cells = [c for c in run.done.values() if c["seed"] in chosen.get(c["case"], ())]
     for name in chosen:
         print(table(name, [c for c in cells if c["case"] == name]))
