@@ -161,6 +161,8 @@
     probe.style.top = event.clientY + 16 + "px";
   }, { passive: true });
 
+  addEventListener("scroll", () => { probe.hidden = true; }, { passive: true });
+
   /* Tables as files. */
   for (const table of document.querySelectorAll(".scroll > table")) {
     const link = document.createElement("a");
