@@ -173,7 +173,8 @@ def remembered(folder: Path) -> dict[str, Any]:
     from whence.cli.audit import audit
     from whence.cli.config import RUN_FILE
     from whence.cli.entries import entries_of
-    from whence.cli.run_file import read_config
+    from whence.cli.run_file import COMMAND, read_config
+    from whence.cli.toml import read_toml
     from whence.errors import SettingError
 
     path = folder / RUN_FILE
@@ -183,6 +184,13 @@ def remembered(folder: Path) -> dict[str, Any]:
             f"Give --model, and --train and --test for more."
         )
         raise SettingError(msg)
+    if read_toml(path)[0].get(COMMAND) == "demo":
+        data = folder / "data.npz"
+        return {
+            "model": f"{folder / 'network.py'}:network",
+            "train": f"{data}#train",
+            "test": f"{data}#test",
+        }
     return read_config(path, entries_of(audit), "audit")[0]
 
 
