@@ -8,7 +8,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from whence.errors import OutputError, RecordError, WhenceError
 from whence.report import Bar, figure_png, render
@@ -36,7 +35,7 @@ TYPES = {
 }
 
 
-def make_app(folder: str | Path, live: Live | None = None) -> ASGIApp:
+def make_app(folder: str | Path, live: Live | None = None) -> Guard:
     """Return the application that shows a result folder.
 
     Args:
@@ -51,6 +50,7 @@ def make_app(folder: str | Path, live: Live | None = None) -> ASGIApp:
     kind_of(place)
     bar = BarOf(place, live)
     sheets = Sheets(bar)
+    desk = None if live is None else Desk(live, sheets)
 
     def page(request: Request) -> Response:
         del request
@@ -74,14 +74,19 @@ def make_app(folder: str | Path, live: Live | None = None) -> ASGIApp:
     routes = [
         Route("/", page),
         *FindingsDesk(place, sheets).routes,
-        *([] if live is None else Desk(live, sheets).routes),
+        *([] if desk is None else desk.routes),
         Route("/figures/image-{number:int}.png", figure),
         Route("/{name}", file),
     ]
     handlers = {HTTPException: failed, WhenceError: failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Guard(app)
+    return Guard(app, nothing if desk is None else desk.work.stop)
+
+
+def nothing(wait: float) -> None:
+    """End nothing: without a network nothing is computed."""
+    del wait
 
 
 @final

@@ -1,6 +1,6 @@
 """What stands between the viewer and the world: whose requests it answers, and how large."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 from starlette.exceptions import HTTPException
@@ -41,10 +41,15 @@ class Guard:
     A foreign page can point a name of its own at 127.0.0.1 (DNS rebinding): its requests carry
     that name as ``Host`` and are refused. It can also send a form here without reading the
     answer: whatever changes something must carry an ``Origin`` of ours.
+
+    Args:
+        app: What answers.
+        stop: Ends what it is computing, and waits for that so many seconds.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, stop: Callable[[float], None]) -> None:
         self.app = app
+        self.stop = stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""

@@ -9,7 +9,7 @@ import uvicorn
 
 from whence.errors import OutputError
 from whence.viewer.app import make_app
-from whence.viewer.guard import HOST
+from whence.viewer.guard import HOST, Guard
 from whence.viewer.kinds import check
 from whence.viewer.live import Live
 
@@ -48,6 +48,9 @@ def serve(
             server.run(sockets=[place])
         except KeyboardInterrupt:
             _LOG.info("stopped")
+        finally:
+            if isinstance(server.config.app, Guard):
+                server.config.app.stop(GRACE)
 
 
 def make_server(folder: str | Path, live: Live | None = None) -> uvicorn.Server:
