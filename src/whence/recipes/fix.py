@@ -146,9 +146,10 @@ def fix(  # noqa: PLR0913 - the public face: every setting of a fix
     started = time.monotonic()
     audited, known = findings_of(audit, findings)
     decided = decide(known, accept) if accept else known
+    if any(one.verdict == "accepted" for one in decided):
+        check_same_model(audited, model)
+        check_same_data(audited, train)
     plan = plan_of(decided, audited, train)
-    check_same_model(audited, model)
-    check_same_data(audited, train)
     if resume and out is None:
         msg = "Without a folder there is nothing to resume. Give out=."
         raise SettingError(msg)
