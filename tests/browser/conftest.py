@@ -27,7 +27,7 @@ def fakes():
     return module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, its event loop runs in this thread
 def browser():
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:

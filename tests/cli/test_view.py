@@ -11,7 +11,7 @@ def test_the_audited_network_explains_when_it_is_asked_for(audit, whence):
     page = whence("view", "audit", "--live", "--get", "/explain")
     assert (page.exit_code, page.stderr) == (0, "")
     assert '<option value="circle">' in page.stdout
-    assert "12 train images" in page.stdout
+    assert "12 training images" in page.stdout
     assert "Not what was audited" not in page.stdout
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import whence.report
 from whence.display import heat_rgba, symmetric_limit
@@ -25,6 +26,8 @@ from whence.report import (
     write_explanation,
     write_report,
 )
+from whence.report.compare import agreement_of, rank_correlation
+from whence.report.summary import summary_sentences
 from whence.results import MapRecord
 
 TEMPLATES = Path(whence.report.__file__).parent / "templates"
@@ -512,8 +515,11 @@ def test_every_text_has_the_contrast_that_wcag_aa_asks_for(theme):
         for paper in ("page", "surface", "sunken")
     ]
     texts += [(name, f"{name}-back") for name in ("right", "wrong", "mark")]
+    texts.append(("page", "accent"))  # of a button
     for ink, paper in texts:
         assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+    for paper in ("page", "surface"):  # the edges of fields
+        assert contrast(colours["edge"], colours[paper]) >= 3, paper
 
 
 def test_pages_need_no_torch():
@@ -523,3 +529,37 @@ def test_pages_need_no_torch():
         [sys.executable, "-c", script], env={"PYTHONPATH": source}, capture_output=True, check=False
     )
     assert result.returncode == 0, result.stderr.decode()
+
+
+def test_an_audit_is_told_in_five_sentences_with_figures(fakes):
+    record = fakes.fake_audit(queries=4, each=3, suspects=20, regions=2)
+    first, second, third, *_ = summary_sentences(record)
+    wrong = sum(query.label != query.prediction for query in record.queries)
+    assert first.replace("\N{NARROW NO-BREAK SPACE}", " ") == (
+        f"The network gets 91.2 % of 500 test images right; 4 test images were traced, {wrong} of "
+        f"which it gets wrong."
+    )
+    best = max(record.regions, key=lambda one: one.ratio)
+    assert f"class “{record.model.classes[best.label]}”" in second
+    assert words.percent(best.mass, 0) in second
+    assert third.startswith("20 training labels look wrong")
+    assert record.suspect_labels[0].name in third
+    bare = dataclasses.replace(record, regions=(), suspect_labels=(), accuracy=None)
+    assert len(summary_sentences(bare)) == 5
+    assert "nobody knows" in summary_sentences(bare)[0]
+    page = Page(render_report(record))
+    assert len(page.all("ol", "brief")) == 1
+    assert re.sub(r"\s+", " ", first) in page.text
+
+
+def test_maps_that_agree_and_maps_that_do_not_are_told_apart():
+    generator = np.random.default_rng(0)
+    one, other = generator.standard_normal((2, 20, 20))
+    assert rank_correlation(one, one) == pytest.approx(1)
+    assert rank_correlation(one, -one) == pytest.approx(-1)
+    assert abs(rank_correlation(one, other)) < 0.2
+    assert rank_correlation(one, np.zeros((20, 20))) == 0
+    ties = np.round(one)
+    expected = stats.spearmanr(ties.ravel(), other.ravel()).statistic
+    assert rank_correlation(ties, other) == pytest.approx(expected)
+    assert agreement_of(one, one).top == words.percent(1, 0)

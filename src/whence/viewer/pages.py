@@ -1,6 +1,7 @@
 """One page of the viewer without a server: what ``whence view --get`` prints."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,9 @@ def get(folder: str | Path, path: str, live: Live | None = None) -> Answer:
     Raises:
         RecordError: The folder holds no result.
     """
-    return asyncio.run(asked(make_app(folder, live), path))
+    app = make_app(folder, live)
+    with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has a running loop already
+        return pool.submit(lambda: asyncio.run(asked(app, path))).result()
 
 
 async def asked(app: ASGIApp, path: str) -> Answer:

@@ -5,8 +5,6 @@
   const keep = (key, value) => { try { localStorage.setItem("whence-" + key, value); } catch { /* private window */ } };
   const kept = (key) => { try { return localStorage.getItem("whence-" + key); } catch { return null; } };
 
-  root.classList.add("scripted");
-
   /* Light and dark. */
   const wantsDark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : wantsDark.matches);
@@ -23,6 +21,7 @@
   if (!tools) return;
 
   tools.hidden = false;
+  root.classList.add("scripted");
 
   /* Maps: how dense they are, whether the pictures below are grey, and the scales. */
   const opacity = byId("opacity");
