@@ -17,6 +17,7 @@ MAY_TOUCH_A_MODEL = {
     "adapters/lightning.py": "the network that is trained is its caller's own copy",
     "recipes/fit.py": "it works on a copy of the model, made there",
     "recipes/fit_job.py": "it trains a copy of that copy",
+    "recipes/fix.py": "it loads weights into a copy of its own",
     "adapters/models.py": "the model was built there, a moment ago",
     "priors/fit.py": "a copy of the model is trained, made a line before",
     "network/rewrite.py": "the hook is on an activation, and goes with the graph of that pass",

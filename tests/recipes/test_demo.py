@@ -8,7 +8,7 @@ import torch
 
 import whence
 from whence.attribution import IntegratedGradients
-from whence.recipes import demonstrate, planted_digits, train_network
+from whence.recipes import demonstrate, load_images, load_subject, planted_digits, train_network
 from whence.recipes.demo import compared, overlap, patch_share
 
 
@@ -98,19 +98,26 @@ def test_boxes_overlap_by_what_both_hold(first, second, share):
     assert overlap(first, second) == pytest.approx(share)
 
 
-def test_the_demonstration_uses_the_public_audit_alone(monkeypatch, case):
+def test_the_demonstration_uses_the_public_audit_alone(monkeypatch, case, tmp_path):
     _, _, record = case
     asked = {}
 
     def audit(model, train, test, **options):
-        asked.update(options, model=model.name, train=train.title)
+        asked.update(options, model=model.name, train=train.title, fingerprint=train.fingerprint())
         return record
 
     monkeypatch.setattr("whence.recipes.demo.audit", audit)
     monkeypatch.setattr("whence.recipes.digits.EPOCHS", 1)
-    shown = demonstrate("somewhere", seed=0, command="whence demo")
+    shown = demonstrate(str(tmp_path), seed=0, command="whence demo")
     assert shown.record is record
-    assert asked["out"] == "somewhere"
+    assert asked["out"] == str(tmp_path)
     assert asked["train"] == "digits (train)"
     assert asked["command"] == "whence demo"
     assert asked["score"] == "grad-cos"
+    # What it wrote beside the audit is the same network and the same data, for other commands.
+    loaded = load_subject(f"{tmp_path}/network.py:network")
+    data = load_images(f"{tmp_path}/data.npz#train", loaded)
+    assert data.fingerprint() == asked["fingerprint"]
+    images = torch.cat([batch.images for batch in data.batches(500)])
+    torch.testing.assert_close(images, shown.digits.train.images)
+    assert loaded.classes == shown.digits.train.classes

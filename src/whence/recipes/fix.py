@@ -352,7 +352,7 @@ def load_fixed(folder: str | Path, model: nn.Module | LoadedModel) -> nn.Module:
     """
     place = Path(folder)
     if (place / CERTIFIED).is_file():
-        return load_x_dnn(place / CERTIFIED).module.eval()
+        return load_x_dnn(place / CERTIFIED).module
     if not (place / "weights.safetensors").is_file():
         msg = f"{place} has no weights.safetensors. Let the fix end: run it again with --resume."
         raise OutputError(msg)
