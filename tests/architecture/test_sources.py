@@ -143,7 +143,9 @@ def test_no_pickle_is_written_and_weights_are_read_safely(path):
 def test_every_room_is_tested_and_every_test_folder_has_its_room():
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     tested = {path.parent.name for path in (REPOSITORY / "tests").glob("*/test_*.py")}
-    assert tested - {"architecture", "parity", "reproduction", "examples", "docs"} == rooms
+    assert (
+        tested - {"architecture", "browser", "parity", "reproduction", "examples", "docs"} == rooms
+    )
 
 
 def test_tracked_files_name_no_machine():

@@ -102,7 +102,7 @@ def chosen(place):
 def test_work_shows_its_progress_refuses_a_second_and_can_be_stopped(address, slow):
     response, _ = send(address, "/explain", chosen(1))
     where = response.getheader("Location")
-    assert (response.status, where[:6]) == (303, "/work/")
+    assert (response.status, where[:5]) == (303, "/job/")
     _, page = ask(address, where)
     assert "thinking: 3 of 10" in page
     assert 'http-equiv="refresh"' in page
@@ -155,5 +155,5 @@ def test_an_impossible_question_is_a_page_that_says_so(address, fields, says):
 
 
 def test_a_result_that_is_gone_is_not_found(address):
-    for path in ("/result/nothing", "/work/nothing"):
+    for path in ("/result/nothing", "/job/nothing"):
         assert ask(address, path)[0].status == 404

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import final
 
 from starlette.concurrency import run_in_threadpool
@@ -12,13 +12,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from whence.errors import SettingError
-from whence.results import AuditRecord, ExplanationRecord
+from whence.results import ExplanationRecord
 from whence.viewer.asking import Panel, Question, read_form, read_question
+from whence.viewer.found import Found
 from whence.viewer.live import Live, Told
 from whence.viewer.sheets import Sheets
 from whence.viewer.work import Job, Work
 
-__all__ = ["Desk", "Found"]
+__all__ = ["Desk"]
 
 KEPT = 24
 """Results that are kept in memory; older ones go."""
@@ -28,17 +29,6 @@ PATIENCE = 1.5
 
 SHOWN = 60
 """Images of a page to choose from."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """A result: what was asked, the maps, and the training images if these were asked for."""
-
-    id: str
-    question: Question
-    maps: tuple[ExplanationRecord, ...]
-    trace: AuditRecord | None = None
 
 
 @final
@@ -58,8 +48,8 @@ class Desk:
             Route("/explain", self.form),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/pick", self.pick),
-            Route("/work/{id}", self.working),
-            Route("/work/{id}/stop", self.stop, methods=["POST"]),
+            Route("/job/{id}", self.working),
+            Route("/job/{id}/stop", self.stop, methods=["POST"]),
             Route("/result/{id}", self.result),
             Route("/result/{id}/training", self.trace, methods=["POST"]),
         ]
@@ -110,7 +100,7 @@ class Desk:
         if job is None:
             raise HTTPException(409, "Something is being computed already; stop it or wait for it.")
         await run_in_threadpool(job.ended.wait, PATIENCE)
-        where = job.address if job.state == "done" else f"/work/{job.id}"
+        where = job.address if job.state == "done" else f"/job/{job.id}"
         return RedirectResponse(where, status_code=303)
 
     def working(self, request: Request) -> Response:
@@ -128,7 +118,7 @@ class Desk:
         if job is not None:
             job.stopping.set()
             job.ended.wait(PATIENCE)
-        return RedirectResponse(f"/work/{request.path_params['id']}", status_code=303)
+        return RedirectResponse(f"/job/{request.path_params['id']}", status_code=303)
 
     def result(self, request: Request) -> Response:
         """Show a result."""

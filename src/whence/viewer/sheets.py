@@ -1,7 +1,7 @@
 """The live pages as HTML."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,9 @@ from starlette.responses import Response
 from whence.display import picture_uri
 from whence.report import Bar, compared_views, render, trace_view
 from whence.viewer.documents import TEMPLATES
+from whence.viewer.found import Found
 from whence.viewer.live import Live
 from whence.viewer.work import Job
-
-if TYPE_CHECKING:
-    from whence.viewer.desk import Found
 
 __all__ = ["HTML", "Sheets"]
 
@@ -46,10 +44,10 @@ class Sheets:
         self,
         live: Live,
         *,
-        kept: "Found | None",
+        kept: Found | None,
         source: str,
         chosen: Picture | None,
-        recent: "Sequence[Found]",
+        recent: Sequence[Found],
     ) -> Response:
         """Return the form."""
         question = kept.question if kept is not None else None
@@ -109,7 +107,7 @@ class Sheets:
         share = job.done / job.total if job.total > 0 else 0.0
         return self.page("work.html.j2", "/explain", {"job": job, "share": min(share, 1.0)})
 
-    def result(self, found: "Found", live: Live) -> Response:
+    def result(self, found: Found, live: Live) -> Response:
         """Return the page of a result."""
         views, agreement = compared_views(found.maps)
         values = {
