@@ -143,9 +143,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = "".join(
-        (TEMPLATES / name).read_text("utf-8") for name in ("style.css", "transfer.css")
-    )
+    style = "".join((TEMPLATES / name).read_text("utf-8") for name in ("style.css", "transfer.css"))
     allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     made.globals |= {
         "style": style,
