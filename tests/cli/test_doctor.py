@@ -57,7 +57,10 @@ def broken(monkeypatch, package, error):
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_a_torchvision_that_does_not_load_is_shown_with_the_pair_that_fits(monkeypatch):
+@pytest.mark.parametrize(("works", "state"), [(True, "note"), (False, "fault")])
+def test_a_torchvision_that_does_not_load_is_shown_with_the_pair_that_fits(
+    monkeypatch, works, state
+):
     monkeypatch.setattr(
         diagnosis, "version_of", {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}.get
     )
@@ -67,8 +70,10 @@ def test_a_torchvision_that_does_not_load_is_shown_with_the_pair_that_fits(monke
         raise RuntimeError(msg)
 
     monkeypatch.setattr(diagnosis.importlib, "import_module", fail)
+    monkeypatch.setattr(diagnosis, "opens_without_operators", lambda: works)
     found = vision()
-    assert found.state == "fault"
+    assert found.state == state
+    assert ("models, datasets and transforms work" in found.says) == works
     assert "the versions fit, but its compiled part does not load" in found.says
     assert "and more" not in found.says
     assert "'torch==2.13.*' 'torchvision==0.28.*'" in found.advice

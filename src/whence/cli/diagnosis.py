@@ -77,7 +77,11 @@ def libraries() -> Iterator[Check]:
 
 
 def vision() -> Check | None:
-    """Return whether torchvision works with torch; None if it is not installed."""
+    """Return whether torchvision works with torch; None if it is not installed.
+
+    Where only its compiled operators do not load, whence opens it without them, which is worth a
+    note: models, datasets and transforms work, detection does not.
+    """
     found, base = version_of("torchvision"), version_of("torch")
     if found is None or base is None:
         return None
@@ -97,11 +101,13 @@ def vision() -> Check | None:
         _ = torch.ops.torchvision.nms
     except Exception as error:  # noqa: BLE001 - whatever keeps it from being imported is shown
         fault = "the versions fit, but its compiled part does not load" if fits else "it does not"
+        works = opens_without_operators()
+        rest = "; models, datasets and transforms work with whence, detection does not"
         return Check(
             topic="installed",
             name="torchvision",
-            state="fault",
-            says=f"{says}: {fault} ({brief(error)})",
+            state="note" if works else "fault",
+            says=f"{says}: {fault} ({brief(error)}){rest if works else ''}",
             advice=advice,
         )
     return Check(
@@ -111,6 +117,17 @@ def vision() -> Check | None:
         says=says + ("" if fits else ": it loads, but was made for another"),
         advice="" if fits else advice,
     )
+
+
+def opens_without_operators() -> bool:
+    """Whether whence can use torchvision although its compiled part does not load."""
+    from whence.adapters.torchvision import open_torchvision
+
+    try:
+        open_torchvision()
+    except Exception:  # noqa: BLE001 - it is told by the caller why
+        return False
+    return True
 
 
 def pair_for(torch_version: str) -> str | None:
