@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from PIL import Image
 from typer.main import get_command
 
 from whence.cli import app
-from whence.cli.console import bars, finite, table
+from whence.cli.console import bars, bold, faint, finite, table
 from whence.results import load_audit, load_explanation
 
 EXPLAIN = ("explain", "test", "--model", "model.py:tiny", "--set", "steps=8")
@@ -271,6 +272,29 @@ def test_a_table_aligns_its_columns_and_wraps_the_last(monkeypatch):
     monkeypatch.setenv("COLUMNS", "24")
     rows = [("a", "1", "one two three four"), ("long", "22", "five")]
     assert table(rows) == "a     1   one two three\n          four\nlong  22  five"
+
+
+def test_a_pipe_gets_neither_styles_nor_wrapped_tables(place):
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    run = subprocess.run(
+        [sys.executable, "-c", "from whence.cli import main; main()", "metrics", "deletion"],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=environment,
+    )
+    assert "\x1b" not in run.stdout
+    (line,) = [one for one in run.stdout.splitlines() if one.lstrip().startswith("reference")]
+    assert len(line) > 20
+
+
+@pytest.mark.parametrize("name", ["NO_COLOR", "TERM"])
+def test_no_styles_where_they_are_not_wanted(monkeypatch, name):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b" in bold("text")
+    monkeypatch.setenv(name, "dumb")
+    assert bold("text") == faint("text") == "text"
 
 
 def test_json_has_null_where_a_number_is_not_finite():

@@ -199,3 +199,23 @@ def test_inner_products_can_be_asked_for_and_other_scores_are_refused(ask, docum
     other = ask("--score", "ekfac")
     assert other.exit_code == 1
     assert "candidates for grad-cos and grad-dot" in other.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_so(whence, place, monkeypatch, document):
+    from contextlib import nullcontext
+
+    def stop(stage, done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    words = ("index", "build", *MODEL, "--out", "idx", "--shard-size", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr("whence.cli.index.bars", lambda *, quiet: nullcontext(stop))
+        stopped = whence(*words)
+    assert stopped.exit_code == 130
+    assert "What is done is kept in idx" in stopped.stderr
+    assert "--resume" in stopped.stderr
+    first = (place / "idx" / "shard-00000.safetensors").stat().st_mtime_ns
+    assert whence(*words, "--resume").exit_code == 0
+    assert (place / "idx" / "shard-00000.safetensors").stat().st_mtime_ns == first
+    assert document(whence("index", "describe", "idx", "--json"))["images"] == 12

@@ -1,6 +1,7 @@
 """What a person sees: lines, tables, and progress bars with rate and time left."""
 
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -14,10 +15,23 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["Report", "bars", "bold", "command_line", "faint", "say", "say_json", "table", "unseen"]
+__all__ = [
+    "Report",
+    "bars",
+    "bold",
+    "command_line",
+    "faint",
+    "plain",
+    "say",
+    "say_json",
+    "table",
+    "unseen",
+]
 
 NARROWEST = 12
 """Characters that the last column of a table has at least."""
+ENDLESS = 1_000_000
+"""Characters of a line that nobody looks at in a terminal."""
 
 
 @runtime_checkable
@@ -51,14 +65,26 @@ def finite(content: Any) -> Any:  # noqa: ANN401 - any JSON
     return content
 
 
+def plain() -> bool:
+    """Return whether nothing is to be styled: NO_COLOR is set, or the terminal cannot."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 def bold(text: str) -> str:
-    """Return text in bold; colours are left out where stdout is no terminal."""
-    return typer.style(text, bold=True)
+    """Return text in bold; styles are left out where stdout is no terminal."""
+    return text if plain() else typer.style(text, bold=True)
 
 
 def faint(text: str) -> str:
     """Return text that steps back."""
-    return typer.style(text, dim=True)
+    return text if plain() else typer.style(text, dim=True)
+
+
+def width() -> int:
+    """Return how many characters a line has; into a file or a pipe nothing is wrapped."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return ENDLESS
+    return get_terminal_size((100, 24)).columns
 
 
 def command_line() -> str:
@@ -67,11 +93,11 @@ def command_line() -> str:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Return rows as aligned columns; the last one is wrapped to the terminal."""
+    """Return rows as aligned columns; the last one is wrapped to the terminal, if it is one."""
     every = [tuple(head), *rows] if head else list(rows)
     widths = [max(len(row[k]) for row in every) for k in range(len(every[0]) - 1)]
     start = sum(widths) + 2 * len(widths)
-    room = max(get_terminal_size((100, 24)).columns - start, NARROWEST)
+    room = max(width() - start, NARROWEST)
     lines = []
     for number, row in enumerate(every):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

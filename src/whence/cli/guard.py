@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from whence.cli.console import plain
 from whence.errors import WhenceError
 
 __all__ = ["INTERRUPTED", "complained", "guarded"]
@@ -46,15 +47,21 @@ def guarded(command: Callable[..., Path | None]) -> Callable[..., None]:
 
 def complained(error: WhenceError) -> None:
     """Print an error as a message."""
-    label = typer.style("Error:", fg=typer.colors.RED, bold=True)
+    label = "Error:" if plain() else typer.style("Error:", fg=typer.colors.RED, bold=True)
     typer.echo(f"{label} {error}", err=True)
 
 
 def kept(options: dict[str, Any]) -> str:
     """Say what is left after a command was stopped."""
     out = options.get("out")
-    if out is None:
+    if out is None or options.get("dry_run"):
         return "Nothing was written."
+    if "resume" in options:
+        begun = Path(out).is_dir() and any(Path(out).iterdir())
+        how = "go on with the same command and --resume."
+        return (
+            f"What is done is kept in {out}; {how}" if begun else f"There is nothing in {out} yet."
+        )
     if options.get("overwrite"):
         return f"Nothing was written; what {out} held before is as it was."
     return f"Nothing was written to {out}."
