@@ -75,18 +75,23 @@ def test_the_value_under_the_pointer_is_the_maps(tab, report):
     tab.goto(address)
     frame = tab.locator("#image-2 .test .frame")
     frame.scroll_into_view_if_needed()
-    box = frame.bounding_box()
     values = record.queries[1].attribution.values
     end = float(np.percentile(np.abs(values), 99))
     tried = 0
     for row, column in ((3, 4), (16, 16), (20, 9), (28, 30)):
         value = float(values[row, column])
-        x = box["x"] + box["width"] * (column + 0.5) / values.shape[1]
-        y = box["y"] + box["height"] * (row + 0.5) / values.shape[0]
-        tab.mouse.move(x, y)
-        told = tab.inner_text("#probe")
         if abs(value) < 0.1 * end:
             continue
+        told = ""
+        for _ in range(50):  # scrolling, which may still go on, hides it
+            box = frame.bounding_box()
+            x = box["x"] + box["width"] * (column + 0.5) / values.shape[1]
+            y = box["y"] + box["height"] * (row + 0.5) / values.shape[0]
+            tab.mouse.move(x, y)
+            told = tab.inner_text("#probe")
+            if told:
+                break
+            tab.wait_for_timeout(100)
         tried += 1
         assert told.startswith("for" if value > 0 else "against")
         number = float(re.search(r"[\d.e-]+$", told)[0])

@@ -309,7 +309,8 @@ def test_the_demo_finds_what_was_planted(whence, place, document, out):
     assert found["probes_taken_for_the_shortcut"] >= 0.5
     assert found["patch_ratio"] >= 5
     assert found["flipped_label_precision"] >= 0.8
-    assert {path.name for path in (place / out).iterdir()} == FILES
+    network = {"network.py", "weights.safetensors", "data.npz"}
+    assert {path.name for path in (place / out).iterdir()} == {*FILES, "findings.npz", *network}
 
 
 def test_the_demo_prints_its_figures_and_replaces_its_own_folder(whence, monkeypatch):

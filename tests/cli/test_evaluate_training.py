@@ -34,7 +34,7 @@ def test_the_same_from_a_file_and_with_weights_of_permuted_labels(
     assert saved.exit_code == 0, saved.output
     text = (place / "study.toml").read_text("utf-8")
     assert 'retrain = "scratch:epochs=2,batch_size=4"' in text
-    again = document(whence("evaluate", "study.toml", "--out", "two", "--json"))
+    again = document(whence("evaluate", "--config", "study.toml", "--out", "two", "--json"))
     assert again["scores"] == first["scores"]
     assert not (place / "two" / "cells" / "permuted-00.safetensors").exists()
 

@@ -40,7 +40,7 @@ def test_it_prints_what_was_compared_and_what_has_changed(fit, place):
     assert "run/weights.safetensors" in found.stdout
     assert found.stderr == ""
     assert {path.name for path in (place / "run").iterdir()} == {
-        "fit.json", "report.md", "runs", "settings.json", "weights.safetensors",
+        "fit.json", "report.md", "run.toml", "runs", "settings.json", "weights.safetensors",
     }  # fmt: skip
 
 

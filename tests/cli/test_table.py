@@ -15,7 +15,7 @@ RUNS = {one.__name__ for one in program.RUNS} | {f"index {one.__name__}" for one
 TABLE = {name: {entry.key: entry for entry in entries_of(one)} for name, one in COMMANDS.items()}
 LOAD = {"describe", "homogeneity", "convert"}
 """Commands about a model, which is their argument."""
-SEVERAL = {"evaluate", "transfer"}
+SEVERAL = {"evaluate", "transfer", "view"}
 """Commands that compare networks, each by its name."""
 
 MEANS = {
