@@ -72,7 +72,7 @@ def test_the_plan_never_falls_below_one_row_and_allows_for_the_images_themselves
     assert planned_rows(images, 100, 10**9, 1) == 1
     assert planned_rows(images, 80 * 768, 0, 1) == 10
     assert first_rows(images, 1) == 1
-    assert first_rows(images, 3 * 512 * 768) == 3
+    assert first_rows(images, 3 * 256 * 768) == 3
 
 
 def test_the_budget_of_a_processor_is_fixed():
@@ -83,7 +83,7 @@ def test_the_budget_of_a_processor_is_fixed():
 def test_after_the_first_batch_the_measured_size_is_used(
     method, rectifier, images, classes, monkeypatch
 ):
-    monkeypatch.setattr("whence.attribution.batching.ON_PROCESSOR", 3 * 512 * 1536)
+    monkeypatch.setattr("whence.attribution.batching.ON_PROCESSOR", 3 * 256 * 1536)
     seen = []
     f = ModelScalar(rectifier(), logit(classes.repeat(8)))
     values = method(Sizes(f, seen), images.repeat(8, 1, 1, 1))

@@ -29,6 +29,9 @@ __all__ = [
 GUESS = 512
 """Memory of a pass per row, as a multiple of the image's own: above what most networks keep."""
 
+GUESS_ON_PROCESSOR = 256
+"""The same where the budget is a matter of speed, and a batch above it does not fail."""
+
 LEAST = 8
 """The same, at least: what gradients and images themselves take, however little is kept."""
 
@@ -50,7 +53,8 @@ def memory_budget(device: torch.device) -> int:
 
 def first_rows(images: Images, budget: int) -> int:
     """Return the number of rows of the first batch, before anything is measured."""
-    return max(1, budget // (GUESS * row_bytes(images)))
+    guess = GUESS if images.device.type == "cuda" else GUESS_ON_PROCESSOR
+    return max(1, budget // (guess * row_bytes(images)))
 
 
 def planned_rows(images: Images, budget: int, kept: int, rows: int) -> int:
